@@ -1,0 +1,268 @@
+"""The specifications behind every TOML file: system, scenario, policy, run and suite."""
+
+from datetime import datetime
+from itertools import pairwise
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from stresslev.config.tiers import TierTable
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+
+
+class Spec(BaseModel):
+    """Frozen, and strict about unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class AssetSpec(Spec):
+    """One asset and its market."""
+
+    depth_usd: Positive = Field(description="net flow in USD that moves the price by 1% at the reference volatility")
+    volatility: Positive = Field(description="reference volatility per year (0.5 is 50%), at which depth_usd holds")
+    price_usd: Positive | None = Field(None, description="present mark in USD; when absent the scenario's own starting price is used")
+    impact_exponent: Annotated[float, Field(gt=0, le=2)] = Field(1.0, description="1 linear in flow over depth, 0.5 square root")
+    permanent_share: Share = Field(0.2, description="share of the impact that never recovers")
+    impact_half_life_minutes: Positive = Field(10.0, description="half-life of the transient rest")
+    depth_volatility_exponent: NonNegative = Field(0.5, description="kappa: depth falls with (reference volatility / volatility)^kappa")
+    depth_floor: Annotated[float, Field(gt=0, le=1)] = Field(0.01, description="least share of the depth that volatility leaves")
+    volatility_half_life_minutes: Positive = Field(60.0, description="half-life of the EWMA volatility")
+
+
+class LiquidationSpec(Spec):
+    """What a pool does with an under-margined account."""
+
+    rule: Literal["full", "restore"] = Field("full", description="close everything, or just enough to be back at target_health")
+    target_health: Annotated[float, Field(gt=1, le=100)] = Field(1.25, description="equity over maintenance margin after a restoring liquidation")
+
+
+class PoolBookSpec(Spec):
+    """How the sampler fills one pool."""
+
+    account_weight: Positive = Field(1.0, description="the pool's number of accounts, in proportion to the other pools'")
+    leverage_median: Positive | None = Field(None, description="overrides book.leverage_median")
+
+
+class PoolSpec(Spec):
+    """One perpetual-futures venue."""
+
+    kind: Literal["perp"] = "perp"
+    description: str = ""
+    insurance_fund_usd: NonNegative
+    taker_fee_bps: Annotated[float, Field(ge=0, le=1000)] = Field(5.0, description="of the notional closed, to the venue")
+    liquidation_fee_bps: Annotated[float, Field(ge=0, le=1000)] = Field(100.0, description="of the notional closed, to the insurance fund")
+    liquidation: LiquidationSpec = LiquidationSpec()
+    liquidation_capacity_usd_per_minute: Positive | None = Field(None, description="most notional the pool can close per minute; absent: no limit")
+    tiers: dict[Name, Name] = Field(description="asset -> name of a table in [tiers]")
+    open_interest_usd: dict[Name, Positive] = Field(default_factory=dict, description="asset -> USD, for the sampler")
+    imbalance: dict[Name, Annotated[float, Field(ge=-1, le=1)]] = Field(
+        default_factory=dict, description="asset -> (customers' longs - shorts) / (longs + shorts), for the sampler"
+    )
+    book: PoolBookSpec = PoolBookSpec()
+
+
+class BookSpec(Spec):
+    """Where the accounts come from: a file, or the calibrated sampler."""
+
+    file: str | None = Field(None, description="CSV or Parquet of positions; the other keys are then not used")
+    accounts: Annotated[int, Field(ge=1, le=1_000_000_000)] = 1_000_000
+    pareto_exponent: Annotated[float, Field(gt=1, le=10)] = Field(1.3, description="tail exponent of account sizes; smaller is more concentrated")
+    largest_account_share: Annotated[float, Field(gt=0, le=1)] = Field(0.005, description="cap on one account's share of its pool's gross notional")
+    leverage_median: Positive = 5.0
+    leverage_sigma: NonNegative = Field(0.8, description="standard deviation of log leverage")
+    leverage_size_elasticity: Annotated[float, Field(ge=-1, le=1)] = Field(-0.1, description="d log leverage / d log size: large accounts use less")
+    leverage_min: Positive = 0.5
+    leverage_max: Positive = 100.0
+    positions_mean: Annotated[float, Field(ge=1)] = Field(1.5, description="mean number of assets an account holds")
+    hedge_share: Share = Field(0.3, description="chance that a further position has the opposite side of the first")
+
+    @model_validator(mode="after")
+    def _ordered(self):
+        if self.leverage_min >= self.leverage_max:
+            raise ValueError("leverage_min must be below leverage_max")
+        return self
+
+
+class TierFile(Spec):
+    """A contract of a venue's tier dump."""
+
+    file: str
+    symbol: str
+
+
+class SystemSpec(Spec):
+    """The thing under stress."""
+
+    kind: Literal["system"]
+    name: Name
+    description: str = ""
+    assumptions: tuple[str, ...] = ()
+    assets: dict[Name, AssetSpec] = Field(min_length=1)
+    tiers: dict[Name, TierTable | TierFile]
+    pools: dict[Name, PoolSpec] = Field(min_length=1)
+    book: BookSpec = BookSpec()
+
+    @model_validator(mode="after")
+    def _names_resolve(self):
+        for pool_name, pool in self.pools.items():
+            for asset in self.assets:
+                if asset not in pool.tiers:
+                    raise ValueError(f"pools.{pool_name}.tiers has no table for asset {asset}; every pool needs one per asset")
+            for asset, table in pool.tiers.items():
+                if table not in self.tiers:
+                    raise ValueError(f"pools.{pool_name}.tiers.{asset} names {table!r}, which is not in [tiers]")
+            for key in ("tiers", "open_interest_usd", "imbalance"):
+                for asset in getattr(pool, key):
+                    if asset not in self.assets:
+                        raise ValueError(f"pools.{pool_name}.{key} names asset {asset!r}, which is not in [assets]")
+            if self.book.file is None and not pool.open_interest_usd:
+                raise ValueError(f"pools.{pool_name}.open_interest_usd is empty: the sampler needs the open interest of at least one asset")
+        if self.book.file is not None:
+            for name, asset in self.assets.items():
+                if asset.price_usd is None:
+                    raise ValueError(f"assets.{name}.price_usd is missing: a book from a file is valued at present marks")
+        return self
+
+    def tier_table(self, pool: str, asset: str) -> TierTable:
+        """The resolved schedule of one contract (files have been read by the loader)."""
+        return self.tiers[self.pools[pool].tiers[asset]]
+
+
+class PathSpec(Spec):
+    """The exogenous price of one asset: points, a file, or a proxy of another asset."""
+
+    source: str = ""
+    minutes: tuple[NonNegative, ...] | None = Field(None, description="minutes since the scenario's start")
+    prices: tuple[Positive, ...] | None = Field(None, description="USD at those minutes; interpolated linearly in log price")
+    file: str | None = Field(None, description="CSV or Parquet with one row per time and asset, or one asset's rows")
+    time_column: str = "ts"
+    price_column: str = "close"
+    symbol_column: str = "symbol"
+    symbol: str | None = Field(None, description="rows of the file to use; absent: all rows")
+    proxy: Name | None = Field(None, description="follow another asset of the scenario")
+    beta: Annotated[float, Field(ge=-10, le=10)] = Field(1.0, description="log return per log return of the proxy")
+    start_price_usd: Positive | None = Field(None, description="starting price of a proxied asset")
+
+    @model_validator(mode="after")
+    def _one_form(self):
+        forms = [self.minutes is not None or self.prices is not None, self.file is not None, self.proxy is not None]
+        if sum(forms) != 1:
+            raise ValueError("give exactly one of: minutes with prices, file, proxy")
+        if forms[0]:
+            if self.minutes is None or self.prices is None or len(self.minutes) != len(self.prices):
+                raise ValueError("minutes and prices need the same number of entries")
+            if len(self.minutes) < 2:
+                raise ValueError("a path needs at least two points")
+            if self.minutes[0] != 0:
+                raise ValueError(f"the first point must be at minute 0, it is at {self.minutes[0]:g}")
+            for low, high in pairwise(self.minutes):
+                if high <= low:
+                    raise ValueError(f"minutes must rise: {high:g} follows {low:g}")
+        if forms[2] and self.start_price_usd is None:
+            raise ValueError("a proxied path needs start_price_usd")
+        return self
+
+
+class DepthSpec(Spec):
+    """Factor on market depth through time, linear between points and constant after the last."""
+
+    minutes: tuple[NonNegative, ...] = (0.0,)
+    factors: tuple[Positive, ...] = (1.0,)
+    source: str = ""
+
+    @model_validator(mode="after")
+    def _matched(self):
+        if len(self.minutes) != len(self.factors) or not self.minutes:
+            raise ValueError("minutes and factors need the same number of entries, at least one")
+        for low, high in pairwise(self.minutes):
+            if high <= low:
+                raise ValueError(f"minutes must rise: {high:g} follows {low:g}")
+        return self
+
+
+class ScenarioSpec(Spec):
+    """An exogenous path on a time grid."""
+
+    kind: Literal["scenario"]
+    name: Name
+    title: str
+    origin: Literal["historical", "hypothetical"]
+    severity: Literal["adverse", "severe", "very severe"]
+    description: str = ""
+    sources: tuple[str, ...] = ()
+    assumptions: tuple[str, ...] = ()
+    start: datetime | None = Field(None, description="time of minute 0, UTC; needed for price files with dates")
+    duration_minutes: Annotated[int, Field(ge=1, le=10_000_000)]
+    step_minutes: Positive = 1.0
+    shock_scale: Annotated[float, Field(ge=0, le=10)] = Field(1.0, description="factor on every log return of the paths")
+    depth_scale: Positive = Field(1.0, description="factor on all depth factors")
+    paths: dict[Name, PathSpec] = Field(min_length=1)
+    depth: dict[Name, DepthSpec] = Field(default_factory=dict, description="asset -> factor on its depth; 'default' for all others")
+
+    @model_validator(mode="after")
+    def _grid(self):
+        steps = self.duration_minutes / self.step_minutes
+        if abs(steps - round(steps)) > 1e-9 or steps < 1:
+            raise ValueError("duration_minutes must be a whole number of steps of step_minutes")
+        for name, path in self.paths.items():
+            if path.proxy is not None and (path.proxy not in self.paths or self.paths[path.proxy].proxy is not None):
+                raise ValueError(f"paths.{name}.proxy names {path.proxy!r}, which must be an asset of this scenario with a path of its own")
+        for name in self.depth:
+            if name != "default" and name not in self.paths:
+                raise ValueError(f"depth.{name} names an asset without a path")
+        return self
+
+    @property
+    def steps(self) -> int:
+        """Number of time steps."""
+        return round(self.duration_minutes / self.step_minutes)
+
+
+class PolicySpec(Spec):
+    """The leverage rules."""
+
+    maintenance_multiplier: Annotated[float, Field(gt=0, le=100)] = Field(1.0, description="factor on every tier requirement")
+    pools: dict[Name, dict[Name, Annotated[float, Field(gt=0, le=100)]]] = Field(
+        default_factory=dict, description="pool -> asset -> multiplier, instead of the general one"
+    )
+
+
+class RunSpec(Spec):
+    """How to compute."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 2025
+    precision: Literal[32, 64] = 32
+    max_rounds: Annotated[int, Field(ge=1, le=1000)] = Field(3, description="most rounds of liquidation within one step")
+
+
+class LimitSpec(Spec):
+    """A bound on one metric, for every scenario."""
+
+    max: float | None = None
+    min: float | None = None
+    reason: str = ""
+
+    @model_validator(mode="after")
+    def _bounded(self):
+        if self.max is None and self.min is None:
+            raise ValueError("give max or min")
+        return self
+
+
+class SuiteSpec(Spec):
+    """What a committee runs: a system, scenarios, a policy and the limits."""
+
+    kind: Literal["suite"]
+    name: Name
+    title: str = ""
+    description: str = ""
+    system: str
+    scenarios: tuple[str, ...] = Field(min_length=1)
+    run: RunSpec = RunSpec()
+    policy: PolicySpec = PolicySpec()
+    limits: dict[str, LimitSpec] = Field(default_factory=dict)

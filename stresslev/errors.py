@@ -1,0 +1,47 @@
+"""Errors a user can act on: where, what, and how to mend it."""
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong with an input."""
+
+    where: str  # a dotted key, or a row and a column
+    value: str  # what was found there, shortened; empty when nothing was
+    what: str  # what is wrong with it
+    fix: str  # what to do
+
+    def __str__(self) -> str:
+        found = f" = {self.value}" if self.value else ""
+        return f"{self.where}{found}: {self.what}. Fix: {self.fix}."
+
+
+class InputError(Exception):
+    """Input that cannot be used. Shown as is; exit code 2."""
+
+    def __init__(self, file, problems: Problem | Iterable[Problem]):
+        self.file = str(file)
+        self.problems = [problems] if isinstance(problems, Problem) else list(problems)
+        super().__init__("\n".join(f"{self.file}: {p}" for p in self.problems))
+
+
+class NumericalFailure(Exception):
+    """A run whose numbers must not be used. Exit code 3."""
+
+
+def shorten(value, width: int = 60) -> str:
+    """The value as a user wrote it, cut to a readable length."""
+    text = repr(value)
+    return text if len(text) <= width else text[: width - 3] + "..."
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """' did you mean X?' when one of the known words is near, else a list of them."""
+    known = sorted(known)
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    if near:
+        return f"did you mean {near[0]!r}?"
+    return "use one of " + ", ".join(known[:12]) + (", ..." if len(known) > 12 else "") if known else "remove it"

@@ -1,0 +1,190 @@
+"""Metrics as data: what each measures, in which unit, and how it is computed from one scenario's results."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+
+#: An exogenous fall below this says nothing about amplification.
+_LEAST_FALL = 1e-3
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number about one scenario. Larger is worse for every metric here."""
+
+    name: str
+    title: str
+    units: str  # "1" is a fraction or a ratio
+    description: str
+    compute: Callable[[xr.Dataset], float]
+    per_pool: Callable[[xr.Dataset], xr.DataArray] | None = None
+
+
+def _initial_interest(ds: xr.Dataset) -> xr.DataArray:
+    return ds.open_interest_usd.isel(time=0).sum("asset")
+
+
+def _last(variable: xr.DataArray) -> xr.DataArray:
+    return variable.isel(time=-1)
+
+
+def _ratio(part, whole):
+    """part / whole, 0 where both are 0 and infinite where only the whole is."""
+    part, whole = xr.DataArray(part), xr.DataArray(whole)
+    return xr.where(whole > 0, part / xr.where(whole > 0, whole, 1), xr.where(part > 0, np.inf, 0.0))
+
+
+def fall(price: xr.DataArray) -> xr.DataArray:
+    """Deepest fall from the start, per asset, as a fraction."""
+    return 1 - price.min("time") / price.isel(time=0)
+
+
+def amplification(ds: xr.Dataset) -> xr.DataArray:
+    """Per asset: fall with the cascade over fall without; NaN where the exogenous price hardly falls."""
+    outside = fall(ds.exogenous_price_usd)
+    return (fall(ds.price_usd) / outside).where(outside > _LEAST_FALL)
+
+
+def _worst_amplification(ds):
+    values = amplification(ds).values
+    return float(np.nanmax(values)) if np.any(np.isfinite(values)) else 1.0
+
+
+def _closed_usd(ds):
+    """Notional closed by pools, in USD at the starting prices, per pool."""
+    return ((ds.closed_long + ds.closed_short) * ds.price_usd.isel(time=0)).sum(("time", "asset"))
+
+
+def _held_usd(ds):
+    return (ds.customer_long + ds.customer_short).sel(ends="start").dot(ds.price_usd.isel(time=0), dim="asset")
+
+
+def _insolvent(ds):
+    return (_last(ds.bad_debt_usd) > _last(ds.treasury_usd)).astype(int)
+
+
+METRICS: dict[str, Metric] = {
+    m.name: m
+    for m in (
+        Metric(
+            "bad_debt_over_open_interest",
+            "Bad debt over open interest",
+            "1",
+            "Losses no account and no insurance fund paid, over the open interest at the start",
+            lambda ds: float(_ratio(_last(ds.bad_debt_usd).sum(), _initial_interest(ds).sum())),
+            lambda ds: _ratio(_last(ds.bad_debt_usd), _initial_interest(ds)),
+        ),
+        Metric(
+            "bad_debt_usd",
+            "Bad debt",
+            "USD",
+            "Losses no account and no insurance fund paid",
+            lambda ds: float(_last(ds.bad_debt_usd).sum()),
+            lambda ds: _last(ds.bad_debt_usd),
+        ),
+        Metric(
+            "insurance_fund_use",
+            "Insurance fund use",
+            "1",
+            "Drawn from insurance funds over what they held at the start; can pass 1, since fees refill them",
+            lambda ds: float(_ratio(ds.fund_draw_usd.sum(), ds.insurance_fund_usd.isel(time=0).sum())),
+            lambda ds: _ratio(ds.fund_draw_usd.sum("time"), ds.insurance_fund_usd.isel(time=0)),
+        ),
+        Metric(
+            "insurance_fund_fall",
+            "Deepest fall of an insurance fund",
+            "1",
+            "1 - least balance over starting balance, the worst pool; 1 is exhausted",
+            lambda ds: float(np.max(_fund_fall(ds).values)),
+            lambda ds: _fund_fall(ds),
+        ),
+        Metric(
+            "insolvent_pools",
+            "Insolvent pools",
+            "pools",
+            "Pools whose bad debt exceeds their own treasury",
+            lambda ds: float(_insolvent(ds).sum()),
+            lambda ds: _insolvent(ds),
+        ),
+        Metric(
+            "liquidated_accounts_share",
+            "Accounts liquidated",
+            "1",
+            "Accounts of which the pool closed anything, over all accounts",
+            lambda ds: float(_ratio(ds.newly_liquidated.sum(), ds.accounts.sum())),
+            lambda ds: _ratio(ds.newly_liquidated.sum("time"), ds.accounts),
+        ),
+        Metric(
+            "liquidated_notional_share",
+            "Notional liquidated",
+            "1",
+            "Quantity closed by pools over quantity held at the start, at starting prices",
+            lambda ds: float(_ratio(_closed_usd(ds).sum(), _held_usd(ds).sum())),
+            lambda ds: _ratio(_closed_usd(ds), _held_usd(ds)),
+        ),
+        Metric(
+            "amplification",
+            "Amplification, worst asset",
+            "1",
+            "Deepest fall with the cascade over deepest fall without it",
+            _worst_amplification,
+        ),
+        Metric(
+            "endogenous_fall",
+            "Further fall made by the cascade",
+            "1",
+            "Deepest fall with the cascade less deepest fall without it, of the starting price, worst asset",
+            lambda ds: float((fall(ds.price_usd) - fall(ds.exogenous_price_usd)).max()),
+        ),
+        Metric(
+            "latent_deficit_over_open_interest",
+            "Unsettled negative equity over open interest",
+            "1",
+            "Negative equity of accounts that are still open at the end, over the open interest at the start",
+            lambda ds: float(_ratio(ds.latent_deficit_usd.sum(), _initial_interest(ds).sum())),
+            lambda ds: _ratio(ds.latent_deficit_usd, _initial_interest(ds)),
+        ),
+        Metric(
+            "peak_liquidation_rate",
+            "Peak liquidations in one step over open interest",
+            "1",
+            "Largest notional closed within one step over the open interest at the start",
+            lambda ds: float(_ratio((ds.closed_long_usd + ds.closed_short_usd).sum(("pool", "asset")).max(), _initial_interest(ds).sum())),
+            lambda ds: _ratio((ds.closed_long_usd + ds.closed_short_usd).sum("asset").max("time"), _initial_interest(ds)),
+        ),
+        Metric(
+            "conservation_residual",
+            "Conservation residual",
+            "1",
+            "Largest imbalance of cash or positions of a pool in one step, over the open interest at the start; zero but for rounding",
+            lambda ds: float(
+                np.maximum(abs(ds.cash_residual_usd).max(), (abs(ds.quantity_residual) * ds.price_usd).max()) / _initial_interest(ds).sum()
+            ),
+        ),
+        Metric(
+            "total_residual",
+            "Conservation residual of the whole run",
+            "1",
+            "Imbalance of cash or positions from the first to the last step, all ledgers summed anew, over the open interest at the start",
+            lambda ds: float(np.maximum(abs(ds.total_cash_residual_usd).max(), abs(ds.total_quantity_residual_usd).max()) / _initial_interest(ds).sum()),
+        ),
+    )
+}
+
+
+def _fund_fall(ds: xr.Dataset) -> xr.DataArray:
+    start = ds.insurance_fund_usd.isel(time=0)
+    return xr.where(start > 0, 1 - ds.insurance_fund_usd.min("time") / xr.where(start > 0, start, 1), 0.0)
+
+
+def evaluate(ds: xr.Dataset) -> dict[str, float]:
+    """Every registered metric of one scenario."""
+    return {name: metric.compute(ds) for name, metric in METRICS.items()}
+
+
+def by_pool(ds: xr.Dataset) -> dict[str, dict[str, float]]:
+    """Pool -> metric -> value, for the metrics that have a value per pool."""
+    values = {name: m.per_pool(ds) for name, m in METRICS.items() if m.per_pool is not None}
+    return {str(p): {name: float(v.sel(pool=p)) for name, v in values.items()} for p in ds.pool.values}

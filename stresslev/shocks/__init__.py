@@ -1,0 +1,1 @@
+"""Scenarios as arrays on the time grid."""

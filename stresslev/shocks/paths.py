@@ -1,0 +1,144 @@
+"""From a scenario's points, files and proxies to log prices and depth factors on the time grid."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from stresslev.config.load import resolve
+from stresslev.config.spec import DepthSpec, PathSpec, ScenarioSpec
+from stresslev.errors import InputError, Problem, did_you_mean, shorten
+from stresslev.tables import read_table
+
+
+@dataclass(frozen=True)
+class Shock:
+    """A scenario on its grid of T steps; minute 0 is the start.
+
+    Attributes:
+      assets: A names.
+      minutes: (T + 1,) since the start.
+      start_price: (A,) USD at minute 0.
+      log_price: (T + 1, A) log of price over the starting price, after `shock_scale`.
+      depth_factor: (T, A) during each step, after `depth_scale`.
+    """
+
+    assets: tuple[str, ...]
+    minutes: np.ndarray
+    start_price: np.ndarray
+    log_price: np.ndarray
+    depth_factor: np.ndarray
+
+    @property
+    def log_return(self) -> np.ndarray:
+        """(T, A) log return of each step."""
+        return np.diff(self.log_price, axis=0)
+
+
+def _seconds(column: pa.ChunkedArray, file: Path, name: str) -> np.ndarray:
+    """Unix seconds of a time column: numbers (seconds, or milliseconds when they are that large), timestamps or ISO text."""
+    if pa.types.is_timestamp(column.type):
+        return np.asarray(column.cast(pa.timestamp("us")).cast(pa.int64())) / 1e6
+    if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
+        values = np.asarray(column, float)
+        return values / 1000 if np.nanmax(values) > 1e11 else values
+    out = np.empty(len(column))
+    for row, text in enumerate(column.to_pylist()):
+        try:
+            stamp = datetime.fromisoformat(text)
+        except (TypeError, ValueError):
+            problem = Problem(f"row {row + 1}, column {name}", shorten(text), "is not a time", "give Unix seconds or ISO 8601 text")
+            raise InputError(file, problem) from None
+        out[row] = (stamp if stamp.tzinfo else stamp.replace(tzinfo=UTC)).timestamp()
+    return out
+
+
+def _from_file(path: PathSpec, scenario: ScenarioSpec, base: Path, key: str) -> tuple[np.ndarray, np.ndarray]:
+    """Minutes since the start and prices of one asset, from a CSV or Parquet file."""
+    file = resolve(path.file, base)
+    table = read_table(file)
+    for option in ("time_column", "price_column"):
+        column = getattr(path, option)
+        if column not in table.column_names:
+            fix = f"{did_you_mean(column, table.column_names)} Set {key}.{option}"
+            raise InputError(file, Problem(f"column {column}", "", "is missing", fix))
+    if path.symbol is not None:
+        if path.symbol_column not in table.column_names:
+            fix = did_you_mean(path.symbol_column, table.column_names)
+            raise InputError(file, Problem(f"column {path.symbol_column}", "", "is missing", fix))
+        symbols = table[path.symbol_column]
+        table = table.filter(pc.equal(symbols, path.symbol))
+        if not table.num_rows:
+            raise InputError(file, Problem(f"{key}.symbol", path.symbol, "has no row", did_you_mean(path.symbol, map(str, pc.unique(symbols).to_pylist()))))
+    if not table.num_rows:
+        raise InputError(file, Problem("file", "", "holds no rows", "give a file with prices"))
+    try:
+        prices = np.asarray(table[path.price_column].cast(pa.float64()))
+    except pa.ArrowInvalid as error:
+        raise InputError(file, Problem(f"column {path.price_column}", "", f"holds something that is no number ({error})", "give plain prices")) from None
+    seconds = _seconds(table[path.time_column], file, path.time_column)
+    bad = np.flatnonzero(~(np.isfinite(prices) & (prices > 0)))
+    if len(bad):
+        value = shorten(float(prices[bad[0]]))
+        raise InputError(file, Problem(f"row {bad[0] + 1}, column {path.price_column}", value, "is not a positive price", "remove or correct the row"))
+    falls = np.flatnonzero(np.diff(seconds) <= 0)
+    if len(falls):
+        fix = f"sort the rows, or set {key}.symbol if the file holds several assets"
+        raise InputError(file, Problem(f"row {falls[0] + 2}, column {path.time_column}", "", "does not come after the row before", fix))
+    if scenario.start is None:
+        start = seconds[0]
+    else:
+        start = (scenario.start if scenario.start.tzinfo else scenario.start.replace(tzinfo=UTC)).timestamp()
+    minutes = (seconds - start) / 60
+    if minutes[0] > 1e-9 or minutes[-1] < scenario.duration_minutes - scenario.step_minutes - 1e-9:
+        first, last = (datetime.fromtimestamp(s, UTC).isoformat() for s in (seconds[0], seconds[-1]))
+        fix = "move start, shorten duration_minutes, or give a longer file"
+        raise InputError(file, Problem(f"column {path.time_column}", "", f"covers {first} to {last}, not the whole scenario", fix))
+    return minutes, prices
+
+
+def _grid_log_price(path: PathSpec, scenario: ScenarioSpec, base: Path, key: str, grid: np.ndarray) -> tuple[float, np.ndarray]:
+    """Starting price and log price over it on the grid; linear in log price between points, constant after the last."""
+    minutes, prices = (path.minutes, path.prices) if path.file is None else _from_file(path, scenario, base, key)
+    log_price = np.interp(grid, minutes, np.log(prices))
+    return float(np.exp(log_price[0])), log_price - log_price[0]
+
+
+def build(scenario: ScenarioSpec, assets: tuple[str, ...], base: Path) -> Shock:
+    """Put a scenario on its grid.
+
+    Args:
+      scenario: validated specification with a path for each of `assets`.
+      assets: the system's assets, in its order.
+      base: folder that price files are relative to.
+
+    Raises:
+      InputError: a price file that is missing, malformed or too short.
+    """
+    grid = np.arange(scenario.steps + 1) * scenario.step_minutes
+    own = {
+        name: _grid_log_price(scenario.paths[name], scenario, base, f"paths.{name}", grid)
+        for name in scenario.paths
+        if scenario.paths[name].proxy is None
+    }
+    start, log_price, depth = [], [], []
+    for name in assets:
+        path = scenario.paths[name]
+        if path.proxy is None:
+            first, x = own[name]
+        else:
+            first, x = path.start_price_usd, path.beta * own[path.proxy][1]
+        start.append(first)
+        log_price.append(scenario.shock_scale * x)
+        factor = scenario.depth.get(name, scenario.depth.get("default", DepthSpec()))
+        depth.append(scenario.depth_scale * np.interp(grid[1:], factor.minutes, factor.factors))
+    return Shock(
+        assets=tuple(assets),
+        minutes=grid,
+        start_price=np.array(start),
+        log_price=np.stack(log_price, axis=1),
+        depth_factor=np.stack(depth, axis=1),
+    )
