@@ -1,7 +1,7 @@
 """Make the price tables of the historical scenarios from public klines, and verify them against the same klines.
 
-A scenario holds some hundred points per asset instead of thousands of minutes; the engine interpolates them linearly in log price. This script
-chooses the points and says what the choice costs.
+A scenario holds some hundred points per asset instead of thousands of minutes; the engine interpolates them linearly in log price. This
+script chooses the points and says what the choice costs.
 
     make_price_tables.py KLINES.csv.gz --symbol BTCUSDT --start 2020-03-11 --minutes 4320     prints a [paths.BTC] table
     make_price_tables.py KLINES.csv.gz --check scenarios/2020-03-12_black_thursday.toml       exit code 1 if a figure is off by more than 1%
@@ -10,19 +10,20 @@ KLINES has the columns ts (Unix seconds at which the bar opens), symbol, open, h
 
 Definitions
 -----------
-They are those under which the figures quoted for the events come out of the klines (BTC 2020: 7,980 -> 3,782 at 02:16 UTC, -52.6%, worst hour -24.1%;
-SUI 2025: 3.54 -> 0.56, worst minute -40.9%). Times are those at which the minute opens.
+They are those under which the figures quoted for the events come out of the klines (BTC 2020: 7,980 -> 3,782 at 02:16 UTC, -52.6%, worst
+hour -24.1%; SUI 2025: 3.54 -> 0.56, worst minute -40.9%). Times are those at which the minute opens.
 
-- Reference path of minute bars: the close of every minute, at the minute the bar opens (as the engine reads a kline file), except that the minute of
-  the trough carries its low and the minute of the peak its high: the quoted peaks and troughs are highs and lows, not closes.
+- Reference path of minute bars: the close of every minute, at the minute the bar opens (as the engine reads a kline file), except that
+  the minute of the trough carries its low and the minute of the peak its high: the quoted peaks and troughs are highs and lows, not
+  closes.
 - Trough: the lowest low of the window, the first if there are several. Peak: the highest high up to the trough.
-- Worst hour and worst minute: the largest fall of the reference path over exactly 60 minutes and over one minute. Away from peak and trough this is
-  from close to close; an hour or a minute that ends in the trough ends at its low.
-- Hour bars (for an asset without minute data): the open at every full hour, the peak's high in the middle of its hour, the trough's low at --trough-at
-  (else in the middle too), linear in log price between. What happened within the other hours is not known.
+- Worst hour and worst minute: the largest fall of the reference path over exactly 60 minutes and over one minute. Away from peak and
+  trough this is from close to close; an hour or a minute that ends in the trough ends at its low.
+- Hour bars (for an asset without minute data): the open at every full hour, the peak's high in the middle of its hour, the trough's low
+  at --trough-at (else in the middle too), linear in log price between. What happened within the other hours is not known.
 
-Choice of points: both ends, peak, trough, both ends of the worst hour and of the worst minute, then again and again the minute at which the
-interpolation is furthest off in log price.
+Choice of points: both ends, peak, trough, both ends of the worst hour and of the worst minute, then again and again the minute at which
+the interpolation is furthest off in log price.
 """
 
 import argparse
@@ -71,7 +72,7 @@ def window(bars: np.ndarray, start: datetime, minutes: int) -> tuple[np.ndarray,
 
 
 def reference_path(bars: np.ndarray, start: datetime, minutes: int, trough_at: datetime | None) -> tuple[np.ndarray, np.ndarray]:
-    """The price at every minute of the window (see the definitions above), and the minutes at which it is known rather than interpolated."""
+    """The price at every minute of the window (see the definitions above), and the minutes at which it is known, not interpolated."""
     inside, step = window(bars, start, minutes)
     _, opening, high, low, close = inside.T
     trough = low.argmin()
@@ -118,7 +119,7 @@ def figures(path: np.ndarray) -> dict[str, tuple[float, int]]:
 
 
 def choose_points(path: np.ndarray, known: np.ndarray, count: int) -> np.ndarray:
-    """The minutes to keep: the ones every figure rests on, then the ones at which the interpolation is furthest off; all known ones if they are few."""
+    """The minutes to keep: those every figure rests on, then those at which the interpolation is furthest off; all if few are known."""
     if len(known) <= count:
         return known
     found = figures(path)
@@ -160,8 +161,8 @@ def compare(asset: str, path: np.ndarray, spec: PathSpec) -> bool:
         difference = value / real - 1
         within = abs(difference) <= TOLERANCE
         agrees &= within
-        verdict = "" if within else "  off"
-        print(f"  {name:12s} real {real:12.6g} at minute {real_at:5d}  scenario {value:12.6g} at {value_at:5d}  {difference:+8.3%}{verdict}")
+        verdict = f"{difference:+8.3%}" + ("" if within else "  off")
+        print(f"  {name:12s} real {real:12.6g} at minute {real_at:5d}  scenario {value:12.6g} at {value_at:5d}  {verdict}")
     return agrees
 
 
@@ -185,9 +186,12 @@ def check(options: argparse.Namespace) -> int:
         symbol = asset + options.quote
         if options.symbol not in (None, symbol):
             continue
+        if spec.minutes is None:
+            print(f"{asset}: not compared, it has no points of its own")
+            continue
         bars = read_bars(options.klines, symbol, options.market)
-        if spec.minutes is None or not len(bars):
-            print(f"{asset}: not compared, " + ("no points of its own" if spec.minutes is None else f"no {symbol} in {options.klines.name}"))
+        if not len(bars):
+            print(f"{asset}: not compared, no {symbol} in {options.klines.name}")
             continue
         path, _ = reference_path(bars, in_utc(scenario.start), scenario.duration_minutes, options.trough_at)
         results.append(compare(asset, path, spec))

@@ -136,7 +136,7 @@ def round_of_liquidation(
         rounds=jnp.any(triggered > 0).astype(jnp.int32),
     )
     new_state = replace(state, populations=tuple(p for p, _ in settled), market=moved, ledger=new_ledger)
-    left = jnp.maximum(capacity - share * notional, 0)
+    left = jnp.maximum(capacity - notional, 0)
     return new_state, flows, new_flow, left, jnp.any(share < 1)
 
 

@@ -277,7 +277,7 @@ def ration(rules: dict, state: dict, demands: dict, capacity_left) -> dict:
     for v in range(rules["V"]):
         if wanted[v] > 0.0:
             share[v] = min(1.0, capacity_left[v] / wanted[v])
-            capacity_left[v] = max(0.0, capacity_left[v] - share[v] * wanted[v])
+            capacity_left[v] = max(0.0, capacity_left[v] - wanted[v])
     return {i: share[state["pool"][i]] * phi for i, (phi, _) in demands.items()}
 
 
