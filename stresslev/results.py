@@ -9,6 +9,7 @@ import xarray as xr
 
 from stresslev.assemble import MINUTES_PER_YEAR
 from stresslev.engine.step import Record
+from stresslev.errors import InputError, Problem
 
 #: name -> (dimensions after time, units, long name). Levels hold at the end of a step, flows within it; minute 0 is the start.
 _VARIABLES = {
@@ -115,6 +116,22 @@ def read_netcdf(path: str | Path) -> tuple[dict[str, xr.Dataset], dict]:
     """Scenarios and root attributes of a result file, loaded into memory."""
     with xr.open_datatree(path, engine="h5netcdf") as tree:
         return {name: node.to_dataset().load() for name, node in tree.children.items()}, dict(tree.attrs)
+
+
+def read_attributes(path: str | Path) -> dict:
+    """The provenance at the root of a result file.
+
+    Raises:
+      InputError: no such file, or not one of ours.
+    """
+    try:
+        with xr.open_dataset(path, engine="h5netcdf") as root:
+            attributes = dict(root.attrs)
+    except (OSError, ValueError) as error:
+        raise InputError(path, Problem("file", "", f"is no readable result ({error})", "name a folder with result.nc in it")) from None
+    if "configuration" not in attributes:
+        raise InputError(path, Problem("file", "", "carries no configuration", "name the result.nc of a run"))
+    return attributes
 
 
 def write_json(value, path: Path) -> None:

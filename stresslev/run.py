@@ -19,14 +19,14 @@ import stresslev
 from stresslev import assemble, limits, metrics, results
 from stresslev.book import files, sample
 from stresslev.book.book import Book, to_blocks
-from stresslev.config.load import Plan, resolve
-from stresslev.config.spec import ScenarioSpec
+from stresslev.config.load import Plan, resolve, validate
+from stresslev.config.spec import LimitSpec, PolicySpec, RunSpec, ScenarioSpec, SystemSpec
 from stresslev.engine import status
 from stresslev.engine.accounts import latent_deficit
 from stresslev.engine.simulate import advance, initial_state, open_interest, residual_tolerance
 from stresslev.engine.types import Path as EnginePath
 from stresslev.engine.types import State, System, cast
-from stresslev.errors import NumericalFailure
+from stresslev.errors import InputError, NumericalFailure, Problem
 from stresslev.shocks.paths import Shock, build
 
 #: Called as progress(stage, done, total); stages are "book" and the scenarios' names.
@@ -186,6 +186,33 @@ def configuration(plan: Plan) -> dict:
         "limits": {k: v.model_dump(mode="json") for k, v in plan.limits.items()},
         "files": plan.files,
     }
+
+
+def plan_of_result(result: Path) -> Plan:
+    """The plan behind an earlier result, from the provenance in it.
+
+    Raises:
+      InputError: no result there, or a data file (book, prices) that is gone or has changed since.
+    """
+    file = result / "result.nc" if result.is_dir() else result
+    attributes = results.read_attributes(file)
+    saved = json.loads(attributes["configuration"])
+    plan = Plan(
+        name=saved["name"],
+        title=saved["title"],
+        description=saved["description"],
+        system=validate(SystemSpec, saved["system"], file),
+        scenarios=tuple(validate(ScenarioSpec, s, file) for s in saved["scenarios"]),
+        policy=validate(PolicySpec, saved["policy"], file),
+        run=validate(RunSpec, saved["run"], file),
+        limits={k: validate(LimitSpec, v, file) for k, v in saved["limits"].items()},
+        files=saved["files"],
+    )
+    now = input_files(plan)
+    for path, digest in json.loads(attributes["input_files_sha256"]).items():
+        if now.get(path) != digest:
+            raise InputError(path, Problem("file", "", "is not the file of the earlier run", "put the original back, or start a new run"))
+    return plan
 
 
 def input_files(plan: Plan) -> dict[str, str]:

@@ -14,9 +14,9 @@ from stresslev.config.spec import ScenarioSpec
 ROOT = Path(__file__).resolve().parent.parent
 BLACK_THURSDAY, ADL_CASCADE, GAP = "2020-03-12_black_thursday", "2025-10-10_adl_cascade", "gap_35_half_depth"
 
-# Source of all facts: Binance public klines (data.binance.vision), spot 1-minute bars; for SOL USDT-M perpetual 1-hour bars. Peaks are highs,
-# troughs lows, starts closes of the first minute. Worst hours and minutes are from close to close; in 2025 the worst hour ends at the low of the
-# trough.
+# Source of all facts: Binance public klines (data.binance.vision), spot 1-minute bars; for SOL USDT-M perpetual 1-hour bars. Peaks are
+# highs, troughs lows, starts closes of the first minute. Worst hours and minutes are from close to close; in 2025 the worst hour ends at
+# the low of the trough.
 FACTS = [
     (BLACK_THURSDAY, "BTC", {"start": 7883.72, "peak": 7980, "trough": 3782, "fall": 0.526, "worst hour": 0.241, "worst minute": 0.0724}),
     (BLACK_THURSDAY, "ETH", {"start": 200.59, "peak": 203.18, "trough": 86.00, "fall": 0.577, "worst hour": 0.263, "worst minute": 0.0588}),

@@ -1,0 +1,340 @@
+"""The command line: thin over the Python API. Exit codes: 0 within limits, 1 breached, 2 bad input, 3 numerical failure, 130 stopped."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+import stresslev
+from stresslev.errors import InputError, NumericalFailure
+
+WITHIN, BREACHED, BAD_INPUT, FAILED, STOPPED = 0, 1, 2, 3, 130
+
+app = typer.Typer(
+    help="Stress tests of leveraged markets.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+book_app = typer.Typer(help="Check, sample and inspect account books.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(book_app, name="book")
+
+out_console = Console()
+error_console = Console(stderr=True)
+
+Sets = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. system.assets.BTC.depth_usd=1e8. Repeatable.")]
+System = Annotated[str, typer.Option("--system", help="System file or the name of a shipped one.")]
+
+
+def _version(value: bool) -> None:
+    if value:
+        out_console.print(f"stresslev {stresslev.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")] = False,
+) -> None:
+    pass
+
+
+@contextmanager
+def _progress() -> Iterator:
+    """A progress bar on the error stream; yields a callback for `run_plan`."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=error_console, transient=not error_console.is_terminal) as bar:
+        tasks: dict[str, int] = {}
+        told: dict[str, float] = {}
+
+        def report(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bar.add_task(escape(stage), total=total)
+            bar.update(tasks[stage], completed=done, total=total)
+            if not error_console.is_terminal and (done == total or time.monotonic() - told.get(stage, 0.0) > 10):
+                told[stage] = time.monotonic()
+                error_console.print(f"{stage}: {done}/{total}", highlight=False, markup=False)
+
+        yield report
+
+
+def _number(value: float, units: str) -> str:
+    if value is None or value != value:
+        return "n/a"
+    if units == "USD":
+        for size, letter in ((1e9, "bn"), (1e6, "M"), (1e3, "k")):
+            if abs(value) >= size:
+                return f"{value / size:,.2f} {letter} USD"
+        return f"{value:,.0f} USD"
+    if units == "1":
+        return f"{value:.4g}"
+    return f"{value:.0f}"
+
+
+def _print_outcome(outcome, folder: Path | None) -> None:
+    from stresslev.metrics import METRICS
+
+    table = Table(title=outcome.plan.title, title_justify="left")
+    table.add_column("metric")
+    for name in outcome.datasets:
+        table.add_column(escape(name), justify="right")
+    bad = {(f.metric, f.scenario) for f in outcome.findings if f.breached}
+    for key, metric in METRICS.items():
+        cells = []
+        for scenario, values in outcome.metrics.items():
+            text = _number(values[key], metric.units)
+            cells.append(f"[bold red]{text} ![/]" if (key, scenario) in bad else text)
+        table.add_row(metric.title, *cells)
+    out_console.print(table)
+    for f in outcome.findings:
+        if f.breached:
+            metric = METRICS[f.metric]
+            sign = "above" if f.side == "max" else "below"
+            line = f"breached: {metric.title} in {f.scenario}: {_number(f.value, metric.units)}, {sign} {f.bound:g}"
+            out_console.print(line, highlight=False, markup=False, soft_wrap=True)
+    if not outcome.findings:
+        out_console.print("no limits set")
+    else:
+        out_console.print("LIMITS BREACHED" if outcome.breached else "within limits", style="bold red" if outcome.breached else "bold green")
+    if folder is not None:
+        out_console.print(f"report: {folder / 'report.html'}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _execute(plan, out: Path) -> int:
+    """Run a plan into a folder; the folder appears only when everything is written."""
+    from stresslev import report
+    from stresslev.run import run_plan, save
+    from stresslev.write import folder_atomically
+
+    with folder_atomically(out) as folder:
+        with _progress() as progress:
+            outcome = run_plan(plan, progress)
+            progress("report", 0, 1)
+            save(outcome, folder)
+            report.write(folder)
+            progress("report", 1, 1)
+    _print_outcome(outcome, out)
+    return BREACHED if outcome.breached else WITHIN
+
+
+@app.command("run")
+def run_command(
+    what: Annotated[str, typer.Argument(help="Suite or scenario file, or the name of a shipped one.")] = "default.toml",
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for the results; default results/NAME.")] = None,
+    system: Annotated[str | None, typer.Option("--system", help="System file to use instead of the suite's.")] = None,
+    accounts: Annotated[int | None, typer.Option("--accounts", min=1, help="Accounts to sample.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Seed of the sampled book.")] = None,
+    precision: Annotated[int | None, typer.Option("--precision", help="32 or 64 bits.")] = None,
+    set_: Sets = [],  # noqa: B006 (typer reads the default, nobody changes it)
+) -> None:
+    """Run a suite or a scenario and write result.nc, summary.json and report.html."""
+    from stresslev.config.load import load_plan
+
+    plan = load_plan(what, system=system, overrides=set_, accounts=accounts, seed=seed, precision=precision)
+    raise typer.Exit(_execute(plan, out or Path("results") / plan.name))
+
+
+@app.command()
+def rerun(
+    result: Annotated[Path, typer.Argument(help="Folder of an earlier run, or its result.nc.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the new results.")],
+) -> None:
+    """Run again exactly what an earlier result says it ran."""
+    from stresslev.run import plan_of_result
+
+    raise typer.Exit(_execute(plan_of_result(result), out))
+
+
+@app.command("report")
+def report_command(folder: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> None:
+    """Write report.html anew from result.nc and summary.json."""
+    from stresslev import report
+
+    report.write(folder)
+    out_console.print(f"report: {folder / 'report.html'}", highlight=False, markup=False, soft_wrap=True)
+
+
+@app.command("list")
+def list_command() -> None:
+    """List the shipped suites, scenarios and systems."""
+    from stresslev.config.load import read_toml, shipped_scenarios
+
+    table = Table("file", "kind", "title", box=None)
+    root = shipped_scenarios()
+    for path in sorted(root.rglob("*.toml")):
+        data = read_toml(path)
+        title = data.get("title") or str(data.get("description", "")).strip().split(":")[0]
+        table.add_row(str(path.relative_to(root)), data.get("kind", ""), escape(title[:90]))
+    out_console.print(table)
+
+
+def _book_context(system: str, scenario: str | None):
+    """System and reference prices a book is valued at."""
+    from stresslev import assemble
+    from stresslev.config.load import load_plan, load_system
+    from stresslev.errors import Problem
+    from stresslev.shocks.paths import build
+
+    if scenario is not None:
+        plan = load_plan(scenario, system=system)
+        first = plan.scenarios[0]
+        shock = build(first, tuple(plan.system.assets), plan.base(f"scenario:{first.name}"))
+        return plan.system, assemble.reference_prices(plan.system, shock)
+    spec = load_system(system)
+    missing = [n for n, a in spec.assets.items() if a.price_usd is None]
+    if missing:
+        fix = "set it in the system, or name a scenario with --prices-of whose starting prices serve as marks"
+        raise InputError(system, [Problem(f"assets.{n}.price_usd", "", "is missing: a book is valued at present marks", fix) for n in missing])
+    import numpy as np
+
+    return spec, np.array([a.price_usd for a in spec.assets.values()])
+
+
+PricesOf = Annotated[str | None, typer.Option("--prices-of", help="Scenario whose starting prices are the marks, when the system has none.")]
+
+
+@book_app.command("check")
+def book_check(
+    file: Annotated[Path, typer.Argument(help="CSV or Parquet of positions.")],
+    system: System = "three_perp_venues",
+    prices_of: PricesOf = None,
+) -> None:
+    """Say what is wrong with a book, by row and column."""
+    from stresslev.book.files import check
+
+    spec, prices = _book_context(system, prices_of)
+    checked = check(file, spec, prices)
+    for problem in checked.errors:
+        error_console.print(f"error: {file}: {problem}", highlight=False, markup=False, soft_wrap=True)
+    for problem in checked.warnings:
+        error_console.print(f"warning: {file}: {problem}", highlight=False, markup=False, soft_wrap=True)
+    if checked.book is None:
+        raise typer.Exit(BAD_INPUT)
+    _print_book(checked.book, f"{file}: {checked.rows} rows")
+
+
+def _print_book(book, title: str) -> None:
+    from stresslev.book.statistics import describe
+
+    table = Table(title=title, title_justify="left")
+    rows = describe(book)
+    for column in rows[0]:
+        table.add_column(column, justify="left" if column == "pool" else "right")
+    for row in rows:
+        table.add_row(*(f"{v:,.4g}" if isinstance(v, float) else f"{v:,}" if isinstance(v, int) else escape(v) for v in row.values()))
+    out_console.print(table)
+
+
+@book_app.command("sample")
+def book_sample(
+    out: Annotated[Path, typer.Option("--out", help="CSV or Parquet to write.")],
+    system: System = "three_perp_venues",
+    prices_of: PricesOf = None,
+    accounts: Annotated[int | None, typer.Option("--accounts", min=1)] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0)] = 2025,
+) -> None:
+    """Draw a book from a system's sampler and write it as positions."""
+    from stresslev.book import files
+    from stresslev.book.sample import sample
+
+    spec, prices = _book_context(system, prices_of)
+    if accounts is not None:
+        spec = spec.model_copy(update={"book": spec.book.model_copy(update={"accounts": accounts})})
+    with error_console.status("sampling"):
+        book = sample(spec, seed).at_prices(prices)
+        files.write(book, out)
+    _print_book(book, str(out))
+
+
+@book_app.command("show")
+def book_show(
+    file: Annotated[Path, typer.Argument(help="CSV or Parquet of positions.")],
+    account: Annotated[str, typer.Argument(help="Name of the account.")],
+    system: System = "three_perp_venues",
+    prices_of: PricesOf = None,
+) -> None:
+    """Equity, margin, health, liquidation and bankruptcy prices of one account."""
+    from stresslev.book.files import read
+    from stresslev.book.statistics import positions_of
+
+    spec, prices = _book_context(system, prices_of)
+    book = read(file, spec, prices)
+    for summary, positions in positions_of(book, spec, account):
+        out_console.print("  ".join(f"{k} {v:,.6g}" if isinstance(v, float) else f"{k} {v}" for k, v in summary.items()), highlight=False, markup=False)
+        table = Table(*positions[0]) if positions else Table("no positions")
+        for row in positions:
+            table.add_row(*(f"{v:,.10g}" if isinstance(v, float) else escape(str(v)) for v in row.values()))
+        out_console.print(table)
+
+
+@app.command("doctor")
+def doctor_command(
+    what: Annotated[str, typer.Argument(help="Suite or scenario whose memory need to estimate.")] = "default.toml",
+    accounts: Annotated[int | None, typer.Option("--accounts", min=1)] = None,
+    precision: Annotated[int | None, typer.Option("--precision")] = None,
+) -> None:
+    """Versions, devices, self-checks, and the memory a run would need. Exit code 3 when a self-check fails."""
+    from stresslev import doctor
+    from stresslev.config.load import load_plan
+
+    plan = load_plan(what, accounts=accounts, precision=precision)
+    table = Table("package", "version", box=None)
+    for name, version in doctor.versions().items():
+        table.add_row(name, version)
+    out_console.print(table)
+    for device in doctor.devices():
+        out_console.print(f"device: {device}", highlight=False)
+    checks = [doctor.miscompilation(), *doctor.precision()]
+    for check in checks:
+        mark = "[green]ok[/]" if check.ok else "[bold red]WRONG[/]"
+        out_console.print(f"{mark} {escape(check.name)}: {escape(check.found)}", highlight=False, soft_wrap=True)
+    n = plan.system.book.accounts
+    steps = max(s.steps for s in plan.scenarios)
+    need = doctor.memory_estimate(n, len(plan.system.assets), len(plan.system.pools), steps, plan.run.precision)
+    have = doctor.available_memory()
+    shown = "unknown" if have is None else f"{have / 2**30:.1f} GiB"
+    line = f"memory: {plan.name} with {n:,} accounts in float{plan.run.precision} needs about {need / 2**30:.1f} GiB; available {shown}"
+    out_console.print(line, highlight=False, soft_wrap=True)
+    if have is not None and need > have:
+        out_console.print("[bold red]not enough memory[/]: lower --accounts")
+    raise typer.Exit(WITHIN if all(c.ok for c in checks) else FAILED)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point: turns errors into one clear message and an exit code."""
+    try:
+        code = app(args=arguments, standalone_mode=False)
+    except InputError as error:
+        for problem in error.problems:
+            error_console.print(f"error: {error.file}: {problem}", highlight=False, markup=False, soft_wrap=True)
+        code = BAD_INPUT
+    except NumericalFailure as error:
+        error_console.print(f"numerical failure: {error}", highlight=False, markup=False, soft_wrap=True)
+        code = FAILED
+    except (KeyboardInterrupt, typer.Abort):
+        error_console.print("stopped; nothing was written", highlight=False)
+        code = STOPPED
+    except typer.Exit as stop:
+        code = stop.exit_code
+    except Exception as error:
+        # click's usage errors carry their own message; anything else is a defect and keeps its traceback
+        if not hasattr(error, "format_message"):
+            raise
+        error_console.print(f"error: {error.format_message()}", highlight=False, markup=False, soft_wrap=True)
+        code = BAD_INPUT
+    sys.exit(code if isinstance(code, int) else WITHIN)
