@@ -1,0 +1,41 @@
+# Two commands: `make stress` runs the default suite, `make test` the tests. Both set up .venv from requirements.lock by themselves.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+OUT ?= results/default
+
+.DEFAULT_GOAL := help
+.PHONY: help stress test lint bench clean
+
+help:
+	@echo "make stress   set up .venv and run the default suite on the CPU (report in $(OUT))"
+	@echo "make test     set up .venv and run the tests"
+	@echo "make lint     style checks"
+	@echo "make bench    benchmark of the step against a fused Numba loop"
+	@echo "make clean    remove .venv and results"
+
+$(VENV)/.ready: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "stresslev needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Name another with: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+# Exit code 1 is a verdict (limits breached), not a failure of the run: it is in the report, and `stresslev run` itself returns it.
+stress: $(VENV)/.ready
+	@JAX_PLATFORMS=cpu $(BIN)/stresslev run default --out $(OUT); code=$$?; \
+	if [ $$code -eq 1 ]; then echo "The run is complete; its verdict is that limits are breached (stresslev exit code 1)."; else exit $$code; fi
+
+test: $(VENV)/.ready
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest
+
+lint: $(VENV)/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+bench: $(VENV)/.ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock --no-build-isolation -e '.[bench]'
+	JAX_PLATFORMS=cpu $(BIN)/python experiments/bench/step.py
+
+clean:
+	rm -rf $(VENV) results
