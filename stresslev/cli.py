@@ -121,13 +121,12 @@ def _execute(plan, out: Path) -> int:
     from stresslev.run import run_plan, save
     from stresslev.write import folder_atomically
 
-    with folder_atomically(out) as folder:
-        with _progress() as progress:
-            outcome = run_plan(plan, progress)
-            progress("report", 0, 1)
-            save(outcome, folder)
-            report.write(folder)
-            progress("report", 1, 1)
+    with folder_atomically(out) as folder, _progress() as progress:
+        outcome = run_plan(plan, progress)
+        progress("report", 0, 1)
+        save(outcome, folder)
+        report.write(folder)
+        progress("report", 1, 1)
     _print_outcome(outcome, out)
     return BREACHED if outcome.breached else WITHIN
 
@@ -275,7 +274,9 @@ def book_show(
     spec, prices = _book_context(system, prices_of)
     book = read(file, spec, prices)
     for summary, positions in positions_of(book, spec, account):
-        out_console.print("  ".join(f"{k} {v:,.6g}" if isinstance(v, float) else f"{k} {v}" for k, v in summary.items()), highlight=False, markup=False)
+        out_console.print(
+            "  ".join(f"{k} {v:,.6g}" if isinstance(v, float) else f"{k} {v}" for k, v in summary.items()), highlight=False, markup=False
+        )
         table = Table(*positions[0]) if positions else Table("no positions")
         for row in positions:
             table.add_row(*(f"{v:,.10g}" if isinstance(v, float) else escape(str(v)) for v in row.values()))

@@ -168,7 +168,9 @@ METRICS: dict[str, Metric] = {
             "Conservation residual of the whole run",
             "1",
             "Imbalance of cash or positions from the first to the last step, all ledgers summed anew, over the open interest at the start",
-            lambda ds: float(np.maximum(abs(ds.total_cash_residual_usd).max(), abs(ds.total_quantity_residual_usd).max()) / _initial_interest(ds).sum()),
+            lambda ds: float(
+                np.maximum(abs(ds.total_cash_residual_usd).max(), abs(ds.total_quantity_residual_usd).max()) / _initial_interest(ds).sum()
+            ),
         ),
     )
 }

@@ -36,4 +36,6 @@ def read_table(path: str | Path, *, text: bool = False) -> pa.Table:
         return pa_csv.read_csv(path, convert_options=options)
     except (OSError, pa.ArrowException) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(path, Problem("file", "", f"cannot be read as {'Parquet' if is_parquet(path) else 'CSV'}: {reason}", "check the file")) from None
+        raise InputError(
+            path, Problem("file", "", f"cannot be read as {'Parquet' if is_parquet(path) else 'CSV'}: {reason}", "check the file")
+        ) from None

@@ -8,7 +8,6 @@ from stresslev.book.book import Book, to_blocks
 from stresslev.config.tiers import TierTable, stack
 from stresslev.engine.types import Path, Policy, System, cast
 
-
 #: Pools and assets of the cases: a few shapes, so that few programs are compiled.
 SHAPES = ((1, 1), (2, 3), (3, 4), (4, 2))
 
@@ -64,9 +63,7 @@ def random_case(seed: int, *, accounts: int = 48, steps: int = 12) -> tuple[dict
 
 def engine_arguments(system: dict, book: dict, path: dict, dtype=np.float64):
     """The same case for the engine: system, policy, accounts, path, and the flat slot of every account."""
-    tables = [
-        [TierTable(source="test", floors_usd=f, maintenance_rates=r, max_leverage=[1.0] * len(f)) for f, r in row] for row in system["tiers"]
-    ]
+    tables = [[TierTable(source="test", floors_usd=f, maintenance_rates=r, max_leverage=[1.0] * len(f)) for f, r in row] for row in system["tiers"]]
     floor, step = stack(tables)
     skipped = ("n_pools", "n_assets", "tiers", "maintenance_multiplier")
     arrays = System(tier_floor=floor, tier_step=step, **{k: v for k, v in system.items() if k not in skipped})

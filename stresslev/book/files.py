@@ -112,7 +112,13 @@ def check(path: str | Path, system: SystemSpec, reference_price: np.ndarray) -> 
     missing = [c for c in COLUMNS if c not in table.column_names]
     if missing:
         extra = [c for c in table.column_names if c not in COLUMNS]
-        raise InputError(path, [Problem(f"column {c}", "", "is missing", did_you_mean(c, extra) if extra else f"add it; columns: {', '.join(COLUMNS)}") for c in missing])
+        raise InputError(
+            path,
+            [
+                Problem(f"column {c}", "", "is missing", did_you_mean(c, extra) if extra else f"add it; columns: {', '.join(COLUMNS)}")
+                for c in missing
+            ],
+        )
     if not table.num_rows:
         raise InputError(path, Problem("file", "", "holds no rows", "give a book with at least one account"))
     found = _Findings()
@@ -127,7 +133,13 @@ def check(path: str | Path, system: SystemSpec, reference_price: np.ndarray) -> 
     wallet = _numbers(table, "wallet_balance_usd", np.ones(table.num_rows, bool), found)
     quantity = _numbers(table, "quantity", positioned, found)
     entry = _numbers(table, "entry_price_usd", positioned, found)
-    found.add(np.flatnonzero(positioned & (entry <= 0)), "entry_price_usd", lambda r: f"{entry[r]:g}", "is not above zero", "give the average entry price")
+    found.add(
+        np.flatnonzero(positioned & (entry <= 0)),
+        "entry_price_usd",
+        lambda r: f"{entry[r]:g}",
+        "is not above zero",
+        "give the average entry price",
+    )
 
     encoded = account_text.combine_chunks().dictionary_encode()
     names = np.asarray(encoded.dictionary.to_pylist(), dtype=object)

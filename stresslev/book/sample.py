@@ -81,8 +81,8 @@ def _pool_book(system: SystemSpec, name: str, index: int, n: int, seed: int) -> 
 def sample(system: SystemSpec, seed: int) -> Book:
     """Draw the book of a system, with one coin worth one USD: quantities are USD notionals until `Book.at_prices` restates them.
 
-    Per pool: Pareto sizes, capped; assets by open interest; sides by imbalance, scaled so that each side of each asset meets its open interest exactly;
-    log-normal leverage that falls with size; equity never below the venue's initial margin.
+    Per pool: Pareto sizes, capped; assets by open interest; sides by imbalance, scaled so that each side of each asset meets its open
+    interest exactly; log-normal leverage that falls with size; equity never below the venue's initial margin.
 
     Args:
       system: with `open_interest_usd` for its pools.

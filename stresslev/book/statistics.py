@@ -53,7 +53,13 @@ def positions_of(book: Book, system: SystemSpec, account: str) -> Iterator[tuple
         pool = book.pools[book.pool[i]]
         equity, margin = float(book.equity[i]), float(required[i])
         gross = float(book.gross_notional[i])
-        summary = {"pool": pool, "equity": equity, "notional": gross, "maintenance margin": margin, "health": equity / margin if margin else float("inf")}
+        summary = {
+            "pool": pool,
+            "equity": equity,
+            "notional": gross,
+            "maintenance margin": margin,
+            "health": equity / margin if margin else float("inf"),
+        }
         positions = []
         for a, asset in enumerate(book.assets):
             q, price = book.quantity[a, i], book.reference_price[a]

@@ -256,7 +256,9 @@ def load_plan(path: str | Path, *, system: str | Path | None = None, overrides: 
             raise InputError(main, Problem(f"policy.pools.{pool}", "", "is no pool of the system", did_you_mean(pool, system_spec.pools)))
         for asset in assets:
             if asset not in system_spec.assets:
-                raise InputError(main, Problem(f"policy.pools.{pool}.{asset}", "", "is no asset of the system", did_you_mean(asset, system_spec.assets)))
+                raise InputError(
+                    main, Problem(f"policy.pools.{pool}.{asset}", "", "is no asset of the system", did_you_mean(asset, system_spec.assets))
+                )
     return Plan(
         name=suite.name,
         title=suite.title or suite.name,

@@ -18,8 +18,8 @@ CONTINUITY_TOLERANCE = 1e-9
 class TierTable(BaseModel):
     """Maintenance tiers of one contract: figures as the venue publishes them.
 
-    `floors_usd` start at 0 and rise; the maintenance rate never falls; `cum = cum' + floor (mmr - mmr')` (Binance's maintenance amount) follows and is
-    checked where it is given.
+    `floors_usd` start at 0 and rise; the maintenance rate never falls; `cum = cum' + floor (mmr - mmr')` (Binance's maintenance amount)
+    follows, and is checked where it is given.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -46,7 +46,7 @@ class TierTable(BaseModel):
         for k, (low, high) in enumerate(pairwise(self.maintenance_rates), start=2):
             if high < low:
                 raise ValueError(f"the maintenance rate falls from {low:g} to {high:g} at tier {k}; a larger position may not need less per dollar")
-        if not 0 < self.maintenance_rates[0] or self.maintenance_rates[-1] > 1:
+        if not self.maintenance_rates[0] > 0 or self.maintenance_rates[-1] > 1:
             raise ValueError("maintenance rates must lie in (0, 1]: they are fractions of notional, not percent")
         if min(self.max_leverage) <= 0:
             raise ValueError("max_leverage must be above 0")

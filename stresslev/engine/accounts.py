@@ -173,9 +173,7 @@ def demand(accounts: Accounts, system: System, policy: Policy, log_price: Array)
     def body(rows, carry):
         notional, longs, shorts = carry
         some = _gather(accounts, rows)
-        share, notionals = _close(
-            some.equity_at_reference, some.quantity, _rules(some.block_pool, system, policy, price), displaced
-        )
+        share, notionals = _close(some.equity_at_reference, some.quantity, _rules(some.block_pool, system, policy, price), displaced)
 
         def add(total, values):
             return total + _pool_sum(jnp.sum(values, axis=1), some.block_pool, pools)
@@ -197,9 +195,7 @@ def demand(accounts: Accounts, system: System, policy: Policy, log_price: Array)
     )
 
 
-def settle(
-    accounts: Accounts, system: System, policy: Policy, asked: Demand, fills: Fills
-) -> tuple[Accounts, Settlement]:
+def settle(accounts: Accounts, system: System, policy: Policy, asked: Demand, fills: Fills) -> tuple[Accounts, Settlement]:
     """Carry out the fills: positions, cash, fees and deficits of the accounts that were under margin."""
     pools, assets = policy.maintenance_multiplier.shape
     price = system.reference_price * jnp.exp(fills.log_price)
@@ -244,9 +240,7 @@ def settle(
             deficit=add(done.deficit, deficit),
             newly_liquidated=add(done.newly_liquidated, hit & ~some.liquidated),
             cash_change=add(done.cash_change, cash - some.equity_at_reference),
-            quantity_change=tuple(
-                add(t, k - q) for t, k, q in zip(done.quantity_change, kept, some.quantity, strict=True)
-            ),
+            quantity_change=tuple(add(t, k - q) for t, k, q in zip(done.quantity_change, kept, some.quantity, strict=True)),
         )
 
         def put(x, values):

@@ -21,9 +21,10 @@ def restore_fraction(
 ) -> Array:
     """Smallest share of all positions to close so that health is back at the target, in [0, 1].
 
-    Solves `E - fee phi N = H* sum_a mu_a M_a((1 - phi) n_a)` exactly: the requirement is convex and piecewise linear in what is kept, so tangents taken
-    from the right find the root in finitely many passes. For one position inside one tier this is `shortage / (P (H* mmr - fee))`, the form of Drift's
-    `calculate_base_asset_amount_to_cover_margin_shortage`. An account that cannot pay the fees of closing is closed in full.
+    Solves `E - fee phi N = H* sum_a mu_a M_a((1 - phi) n_a)` exactly: the requirement is convex and piecewise linear in what is kept, so
+    tangents taken from the right find the root in finitely many passes. For one position inside one tier this is
+    `shortage / (P (H* mmr - fee))`, the form of Drift's `calculate_base_asset_amount_to_cover_margin_shortage`. An account that cannot pay the
+    fees of closing is closed in full.
 
     Args:
       equity, notionals: (...) USD; the account must be below the target when nothing is closed.

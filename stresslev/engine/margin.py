@@ -71,8 +71,8 @@ def liquidation_price(
 ) -> Array:
     """Price of one position at which equity equals maintenance margin, everything else fixed, USD per coin.
 
-    The venues' formula (Binance FAQ "How to calculate liquidation price") `(WB - TMM + UPNL + cum - q EP) / (|q| mmr - q)`, with the tier found at the
-    liquidation price itself instead of at the present mark.
+    The venues' formula (Binance FAQ "How to calculate liquidation price") `(WB - TMM + UPNL + cum - q EP) / (|q| mmr - q)`, with the tier
+    found at the liquidation price itself instead of at the present mark.
 
     Args:
       quantity: signed coins, not zero.
@@ -103,5 +103,3 @@ def liquidation_price(
     # a long is reached from above, a short from below
     found = jnp.where(quantity > 0, highest, lowest)
     return jnp.where(jnp.isfinite(found), found, jnp.nan)
-
-

@@ -41,9 +41,7 @@ def open_interest(state: State, system: System) -> Array:
 
 
 @partial(jax.jit, donate_argnames="state")
-def advance(
-    state: State, system: System, policy: Policy, path: Path, max_rounds: Array, tolerance: Array
-) -> tuple[State, Record]:
+def advance(state: State, system: System, policy: Policy, path: Path, max_rounds: Array, tolerance: Array) -> tuple[State, Record]:
     """Run all steps of `path`; the state is donated. Returns the state and the record, stacked over steps."""
 
     def body(carry, now):
@@ -58,9 +56,7 @@ def residual_tolerance(state: State, system: System) -> Array:
     return RESIDUAL_TOLERANCE[str(oi.dtype)] * oi
 
 
-def simulate(
-    system: System, policy: Policy, populations: tuple[Accounts, ...], path: Path, *, max_rounds: int = 3
-) -> tuple[State, Record]:
+def simulate(system: System, policy: Policy, populations: tuple[Accounts, ...], path: Path, *, max_rounds: int = 3) -> tuple[State, Record]:
     """Simulate a scenario from its start, in one call. All arguments may be traced except the shapes.
 
     Returns the final state and the record of every step (leading axis T).

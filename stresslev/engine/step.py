@@ -11,7 +11,7 @@ from stresslev.engine import market as markets
 from stresslev.engine import status, waterfall
 from stresslev.engine.accounts import Fills
 from stresslev.engine.margin import displacement
-from stresslev.engine.types import Policy, State, System
+from stresslev.engine.types import Ledger, Policy, State, System
 
 
 @jax.tree_util.register_dataclass
@@ -74,6 +74,16 @@ def _add(trees):
     return jax.tree.map(lambda *leaves: sum(leaves[1:], leaves[0]), *trees)
 
 
+def _pool_cash(after: Ledger, before: Ledger) -> Array:
+    """(V,) change of all cash that is not the accounts': makers + fund + treasury - bad debt, read off the ledgers themselves."""
+    return (
+        (after.maker_cash - before.maker_cash)
+        + (after.insurance_fund - before.insurance_fund)
+        + (after.treasury - before.treasury)
+        - (after.bad_debt - before.bad_debt)
+    )
+
+
 def round_of_liquidation(
     state: State, system: System, policy: Policy, depth: Array, flow: Array, capacity: Array
 ) -> tuple[State, Flows, Array, Array, Array]:
@@ -87,9 +97,7 @@ def round_of_liquidation(
     x = market.log_price
     asked = [population.demand(p, system, policy, x) for p in state.populations]
     notional = sum(d.notional for d in asked)
-    share = jnp.where(
-        notional > capacity, capacity / jnp.where(notional > 0, notional, jnp.ones_like(notional)), jnp.ones_like(notional)
-    )
+    share = jnp.where(notional > capacity, capacity / jnp.where(notional > 0, notional, jnp.ones_like(notional)), jnp.ones_like(notional))
     column = share[:, None]
     closed_long = column * sum(d.long_quantity for d in asked)
     closed_short = column * sum(d.short_quantity for d in asked)
@@ -98,9 +106,7 @@ def round_of_liquidation(
     price = system.reference_price * jnp.exp(x)
     new_flow = flow - jnp.sum(net_sold, axis=0) * price
     exponent = system.impact_exponent
-    moved = markets.absorb(
-        market, system, markets.impact(new_flow, depth, exponent) - markets.impact(flow, depth, exponent)
-    )
+    moved = markets.absorb(market, system, markets.impact(new_flow, depth, exponent) - markets.impact(flow, depth, exponent))
 
     displaced = displacement(x, system.reference_price)
     after = displacement(moved.log_price, system.reference_price)
@@ -110,10 +116,9 @@ def round_of_liquidation(
     done = _add([s for _, s in settled])
 
     new_ledger, draw = waterfall.settle(ledger, done.deficit, done.liquidation_fee, done.taker_fee)
-    maker_cash = -(net_sold @ fill)
     new_ledger = replace(
         new_ledger,
-        maker_cash=ledger.maker_cash + maker_cash,
+        maker_cash=ledger.maker_cash - net_sold @ fill,
         maker_quantity=ledger.maker_quantity + net_sold,
         long_quantity=ledger.long_quantity - closed_long,
         short_quantity=ledger.short_quantity - closed_short,
@@ -130,9 +135,8 @@ def round_of_liquidation(
         deficit=done.deficit,
         fund_draw=draw,
         fees=done.liquidation_fee + done.taker_fee,
-        # accounts' cash + makers + fund + treasury - bad debt, change by change
-        cash_residual=done.cash_change + maker_cash + done.liquidation_fee - draw + done.taker_fee - (done.deficit - draw),
-        quantity_residual=jnp.stack(done.quantity_change, axis=1) + net_sold,
+        cash_residual=done.cash_change + _pool_cash(new_ledger, ledger),
+        quantity_residual=jnp.stack(done.quantity_change, axis=1) + (new_ledger.maker_quantity - ledger.maker_quantity),
         rounds=jnp.any(triggered > 0).astype(jnp.int32),
     )
     new_state = replace(state, populations=tuple(p for p, _ in settled), market=moved, ledger=new_ledger)
@@ -157,7 +161,7 @@ def step(
     opened = replace(state, market=market)
 
     def unfinished(carry):
-        _, flows, _, _, _, more, n = carry
+        *_, more, n = carry
         return more & (n < max_rounds)
 
     def body(carry):

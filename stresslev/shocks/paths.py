@@ -38,6 +38,11 @@ class Shock:
         return np.diff(self.log_price, axis=0)
 
 
+def _timestamp(moment: datetime) -> float:
+    """Unix seconds; a moment without a zone is UTC."""
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
 def _seconds(column: pa.ChunkedArray, file: Path, name: str) -> np.ndarray:
     """Unix seconds of a time column: numbers (seconds, or milliseconds when they are that large), timestamps or ISO text."""
     if pa.types.is_timestamp(column.type):
@@ -52,7 +57,7 @@ def _seconds(column: pa.ChunkedArray, file: Path, name: str) -> np.ndarray:
         except (TypeError, ValueError):
             problem = Problem(f"row {row + 1}, column {name}", shorten(text), "is not a time", "give Unix seconds or ISO 8601 text")
             raise InputError(file, problem) from None
-        out[row] = (stamp if stamp.tzinfo else stamp.replace(tzinfo=UTC)).timestamp()
+        out[row] = _timestamp(stamp)
     return out
 
 
@@ -72,26 +77,30 @@ def _from_file(path: PathSpec, scenario: ScenarioSpec, base: Path, key: str) -> 
         symbols = table[path.symbol_column]
         table = table.filter(pc.equal(symbols, path.symbol))
         if not table.num_rows:
-            raise InputError(file, Problem(f"{key}.symbol", path.symbol, "has no row", did_you_mean(path.symbol, map(str, pc.unique(symbols).to_pylist()))))
+            raise InputError(
+                file,
+                Problem(f"{key}.symbol", path.symbol, "has no row", did_you_mean(path.symbol, map(str, pc.unique(symbols).to_pylist()))),
+            )
     if not table.num_rows:
         raise InputError(file, Problem("file", "", "holds no rows", "give a file with prices"))
     try:
         prices = np.asarray(table[path.price_column].cast(pa.float64()))
     except pa.ArrowInvalid as error:
-        raise InputError(file, Problem(f"column {path.price_column}", "", f"holds something that is no number ({error})", "give plain prices")) from None
+        raise InputError(
+            file, Problem(f"column {path.price_column}", "", f"holds something that is no number ({error})", "give plain prices")
+        ) from None
     seconds = _seconds(table[path.time_column], file, path.time_column)
     bad = np.flatnonzero(~(np.isfinite(prices) & (prices > 0)))
     if len(bad):
         value = shorten(float(prices[bad[0]]))
-        raise InputError(file, Problem(f"row {bad[0] + 1}, column {path.price_column}", value, "is not a positive price", "remove or correct the row"))
+        raise InputError(
+            file, Problem(f"row {bad[0] + 1}, column {path.price_column}", value, "is not a positive price", "remove or correct the row")
+        )
     falls = np.flatnonzero(np.diff(seconds) <= 0)
     if len(falls):
         fix = f"sort the rows, or set {key}.symbol if the file holds several assets"
         raise InputError(file, Problem(f"row {falls[0] + 2}, column {path.time_column}", "", "does not come after the row before", fix))
-    if scenario.start is None:
-        start = seconds[0]
-    else:
-        start = (scenario.start if scenario.start.tzinfo else scenario.start.replace(tzinfo=UTC)).timestamp()
+    start = seconds[0] if scenario.start is None else _timestamp(scenario.start)
     minutes = (seconds - start) / 60
     if minutes[0] > 1e-9 or minutes[-1] < scenario.duration_minutes - scenario.step_minutes - 1e-9:
         first, last = (datetime.fromtimestamp(s, UTC).isoformat() for s in (seconds[0], seconds[-1]))
