@@ -1,7 +1,6 @@
 """What a book looks like: per pool, and account by account."""
 
-from collections.abc import Iterator
-
+import jax
 import numpy as np
 
 from stresslev.book.book import Book
@@ -39,7 +38,7 @@ def describe(book: Book) -> list[dict]:
     return rows
 
 
-def positions_of(book: Book, system: SystemSpec, account: str) -> Iterator[tuple[dict, list[dict]]]:
+def positions_of(book: Book, system: SystemSpec, account: str) -> list[tuple[dict, list[dict]]]:
     """For every pool an account is in: its totals, and its positions with liquidation and bankruptcy prices.
 
     Raises:
@@ -49,33 +48,34 @@ def positions_of(book: Book, system: SystemSpec, account: str) -> Iterator[tuple
     if not len(found):
         raise InputError("book", Problem("account", repr(account), "is not in the book", "give a name from the column account"))
     required = maintenance(book, system)
-    for i in found:
-        pool = book.pools[book.pool[i]]
-        equity, margin = float(book.equity[i]), float(required[i])
-        gross = float(book.gross_notional[i])
-        summary = {
-            "pool": pool,
-            "equity": equity,
-            "notional": gross,
-            "maintenance margin": margin,
-            "health": equity / margin if margin else float("inf"),
-        }
-        positions = []
-        for a, asset in enumerate(book.assets):
-            q, price = book.quantity[a, i], book.reference_price[a]
-            if q == 0:
-                continue
-            table = system.tier_table(pool, asset)
-            own = float(table.maintenance(abs(q) * price))
-            floor, step = stack([[table]])
-            positions.append(
-                {
-                    "asset": asset,
-                    "quantity": float(q),
-                    "mark USD": float(price),
-                    "maintenance USD": own,
-                    "liquidation price USD": float(liquidation_price(q, equity, price, margin - own, floor[0, 0], step[0, 0])),
-                    "bankruptcy price USD": float(bankruptcy_price(q, equity, price)),
-                }
-            )
-        yield summary, positions
+    with jax.enable_x64(True):
+        return [_positions(book, system, int(i), float(required[i])) for i in found]
+
+
+def _positions(book: Book, system: SystemSpec, i: int, margin: float) -> tuple[dict, list[dict]]:
+    """Totals and positions of one account in one pool."""
+    pool, equity = book.pools[book.pool[i]], float(book.equity[i])
+    summary = {
+        "pool": pool,
+        "equity": equity,
+        "notional": float(book.gross_notional[i]),
+        "maintenance margin": margin,
+        "health": equity / margin if margin else float("inf"),
+    }
+    positions = []
+    for a in np.flatnonzero(book.quantity[:, i]):
+        q, price = float(book.quantity[a, i]), float(book.reference_price[a])
+        table = system.tier_table(pool, book.assets[a])
+        own = float(table.maintenance(abs(q) * price))
+        floor, step = stack([[table]])
+        positions.append(
+            {
+                "asset": book.assets[a],
+                "quantity": q,
+                "mark USD": price,
+                "maintenance USD": own,
+                "liquidation price USD": float(liquidation_price(q, equity, price, margin - own, floor[0, 0], step[0, 0])),
+                "bankruptcy price USD": float(bankruptcy_price(q, equity, price)),
+            }
+        )
+    return summary, positions

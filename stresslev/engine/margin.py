@@ -85,14 +85,19 @@ def liquidation_price(
     Returns:
       The price; not a number when no positive price triggers (a long that equity covers down to zero).
     """
+    floor, step = jnp.asarray(floor), jnp.asarray(step)
+    quantity, equity_now, price, other_margin, multiplier = (
+        jnp.asarray(x, floor.dtype) for x in (quantity, equity_now, price, other_margin, multiplier)
+    )
     size = jnp.abs(quantity)
-    rate = multiplier * jnp.cumsum(step, axis=-1)
-    deduction = multiplier * jnp.cumsum(step * floor, axis=-1)
+    rate = multiplier[..., None] * jnp.cumsum(step, axis=-1)
+    deduction = multiplier[..., None] * jnp.cumsum(step * floor, axis=-1)
     ceiling = jnp.concatenate([floor[..., 1:], jnp.full_like(floor[..., :1], jnp.inf)], axis=-1)
     # E(p) = equity_now + q (p - price) and MM(p) = other + rate |q| p - deduction, tier by tier
     constant = (equity_now - quantity * price - other_margin)[..., None] + deduction
     slope = size[..., None] * rate - quantity[..., None]
     candidate = constant / jnp.where(slope == 0, jnp.nan, slope)
+    # a candidate counts only inside its own tier
     reached = size[..., None] * candidate
     # a whisker of slack keeps a root that falls exactly on a tier's floor
     slack = 8 * jnp.finfo(candidate.dtype).eps * jnp.maximum(reached, 1)
