@@ -1,108 +1,12 @@
-"""Results: the xarray dataset of one scenario, and files on disk."""
+"""Results on disk: netCDF with one group per scenario, and JSON."""
 
-import dataclasses
 import json
 from pathlib import Path
 
 import numpy as np
 import xarray as xr
 
-from stresslev.assemble import MINUTES_PER_YEAR
-from stresslev.engine.step import Record
 from stresslev.errors import InputError, Problem
-
-#: name -> (dimensions after time, units, long name). Levels hold at the end of a step, flows within it; minute 0 is the start.
-_VARIABLES = {
-    "price_usd": (("asset",), "USD", "price with the cascade"),
-    "exogenous_price_usd": (("asset",), "USD", "price without the cascade: the exogenous path alone"),
-    "depth_usd": (("asset",), "USD", "net flow that moves the price by 1%"),
-    "volatility": (("asset",), "1/sqrt(year)", "EWMA volatility, annualised"),
-    "open_interest_usd": (("pool", "asset"), "USD", "open interest: the larger side of the customers, at the present price"),
-    "insurance_fund_usd": (("pool",), "USD", "insurance fund"),
-    "treasury_usd": (("pool",), "USD", "trading fees of liquidations, earned since the start"),
-    "bad_debt_usd": (("pool",), "USD", "bad debt, cumulative"),
-    "deficit_usd": (("pool",), "USD", "negative equity left by accounts closed in the step"),
-    "fund_draw_usd": (("pool",), "USD", "paid by the insurance fund in the step"),
-    "fees_usd": (("pool",), "USD", "fees paid by liquidated accounts in the step"),
-    "liquidation_orders": (("pool",), "1", "demands for closing in the step; an account may ask in several rounds"),
-    "newly_liquidated": (("pool",), "accounts", "accounts of which something was closed for the first time"),
-    "closed_long": (("pool", "asset"), "coin", "long quantity closed by the pool in the step"),
-    "closed_short": (("pool", "asset"), "coin", "short quantity closed by the pool in the step"),
-    "closed_long_usd": (("pool", "asset"), "USD", "long notional closed by the pool in the step, at the fill price"),
-    "closed_short_usd": (("pool", "asset"), "USD", "short notional closed by the pool in the step, at the fill price"),
-    "rounds": ((), "1", "rounds of liquidation within the step"),
-    "cash_residual_usd": (("pool",), "USD", "imbalance of cash in the step; zero but for rounding"),
-    "quantity_residual": (("pool", "asset"), "coin", "imbalance of positions in the step; zero but for rounding"),
-    "status": ((), "1", "status bits raised in the step"),
-}
-_FINAL = {
-    "accounts": (("pool",), "accounts", "accounts at the start"),
-    "customer_long": (("ends", "pool", "asset"), "coin", "quantity customers hold long, at the start and at the end"),
-    "customer_short": (("ends", "pool", "asset"), "coin", "quantity customers hold short, at the start and at the end"),
-    "maker_profit_usd": (("pool",), "USD", "profit of the makers who took the other side, at the last price"),
-    "latent_deficit_usd": (("pool",), "USD", "negative equity of accounts still open at the end"),
-    "total_cash_residual_usd": (("pool",), "USD", "imbalance of cash over the whole run, all ledgers summed anew"),
-    "total_quantity_residual_usd": (("pool", "asset"), "USD", "imbalance of positions over the whole run, at the first price"),
-}
-
-
-def _flat(record: Record, step_minutes: float) -> dict[str, np.ndarray]:
-    """A record's arrays under the names of the dataset."""
-    values = {f.name: getattr(record, f.name) for f in dataclasses.fields(record) if f.name != "flows"}
-    values |= {f.name: getattr(record.flows, f.name) for f in dataclasses.fields(record.flows)}
-    renamed = {
-        "price": "price_usd",
-        "exogenous_price": "exogenous_price_usd",
-        "depth": "depth_usd",
-        "open_interest": "open_interest_usd",
-        "insurance_fund": "insurance_fund_usd",
-        "treasury": "treasury_usd",
-        "bad_debt": "bad_debt_usd",
-        "deficit": "deficit_usd",
-        "fund_draw": "fund_draw_usd",
-        "fees": "fees_usd",
-        "triggered": "liquidation_orders",
-        "cash_residual": "cash_residual_usd",
-    }
-    out = {renamed.get(k, k): np.asarray(v) for k, v in values.items()}
-    out["volatility"] = np.sqrt(out.pop("variance").astype(float) * MINUTES_PER_YEAR / step_minutes)
-    return out
-
-
-def scenario_dataset(
-    *,
-    records: list[Record],
-    initial: dict[str, np.ndarray],
-    final: dict[str, np.ndarray],
-    minutes: np.ndarray,
-    pools: tuple[str, ...],
-    assets: tuple[str, ...],
-    attributes: dict,
-) -> xr.Dataset:
-    """One scenario as a dataset with units and long names.
-
-    Args:
-      records: of consecutive chunks of steps.
-      initial: levels at minute 0 by variable; flows are zero there.
-      final: the variables of the whole run.
-      minutes: (T + 1,) grid.
-    """
-    step_minutes = float(minutes[1] - minutes[0])
-    chunks = [_flat(r, step_minutes) for r in records]
-    data = {}
-    for name, (dims, units, title) in _VARIABLES.items():
-        values = np.concatenate([c[name] for c in chunks])
-        first = np.broadcast_to(np.asarray(initial.get(name, 0), values.dtype), values.shape[1:])[None]
-        data[name] = (("time", *dims), np.concatenate([first, values]), {"units": units, "long_name": title})
-    for name, (dims, units, title) in _FINAL.items():
-        data[name] = (dims, np.asarray(final[name]), {"units": units, "long_name": title})
-    coords = {
-        "time": ("time", minutes, {"units": "minutes", "long_name": "time since the scenario's start"}),
-        "pool": ("pool", list(pools), {"long_name": "pool"}),
-        "asset": ("asset", list(assets), {"long_name": "asset"}),
-        "ends": ("ends", ["start", "end"], {"long_name": "start or end of the scenario"}),
-    }
-    return xr.Dataset(data, coords=coords, attrs=attributes)
 
 
 def write_netcdf(datasets: dict[str, xr.Dataset], attributes: dict, path: Path) -> None:

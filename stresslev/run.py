@@ -28,6 +28,7 @@ from stresslev.engine.types import Path as EnginePath
 from stresslev.engine.types import State, System, cast
 from stresslev.errors import InputError, NumericalFailure, Problem
 from stresslev.shocks.paths import Shock, build
+from stresslev.trajectory import scenario_dataset
 
 #: Called as progress(stage, done, total); stages are "book" and the scenarios' names.
 Progress = Callable[[str, int, int], None]
@@ -157,7 +158,7 @@ def simulate_scenario(plan: Plan, scenario: ScenarioSpec, shock: Shock, book: Bo
         "status": int(state.status),
         "status_text": json.dumps(status.sentences(state.status)),
     }
-    return results.scenario_dataset(
+    return scenario_dataset(
         records=records,
         initial=initial,
         final=_final(state, system, counts, ends, before),

@@ -32,7 +32,7 @@ def read_table(path: str | Path, *, text: bool = False) -> pa.Table:
         if text:
             with pa_csv.open_csv(path) as reader:
                 names = reader.schema.names
-            options = pa_csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=True)
+            options = pa_csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), null_values=[""], strings_can_be_null=True)
         return pa_csv.read_csv(path, convert_options=options)
     except (OSError, pa.ArrowException) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -1,0 +1,67 @@
+"""Data flows one way, and the parts keep to themselves."""
+
+import ast
+from pathlib import Path
+
+import stresslev
+
+PACKAGE = Path(stresslev.__file__).parent
+
+#: part -> parts of ours it may import; "errors" may be imported by all but the engine
+ALLOWED = {
+    "engine": {"engine"},
+    "config": {"config"},
+    "shocks": {"shocks", "config", "tables"},
+    "book": {"book", "config", "engine", "tables", "write"},
+    "report": {"report", "results", "metrics", "write"},
+    "metrics": set(),
+    "results": set(),
+    "trajectory": {"assemble", "engine"},
+    "limits": {"config", "metrics"},
+    "assemble": {"config", "engine", "shocks"},
+    "tables": set(),
+    "write": set(),
+    "errors": set(),
+    "doctor": set(),
+}
+
+
+def _imports(path: Path) -> set[str]:
+    """Our own parts that a module imports, and foreign packages."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            if node.module == "stresslev":
+                found |= {f"stresslev.{a.name}" for a in node.names}
+            else:
+                found.add(node.module)
+        elif isinstance(node, ast.Import):
+            found |= {a.name for a in node.names}
+    return found
+
+
+def test_imports_follow_the_data_flow():
+    seen = set()
+    for path in PACKAGE.rglob("*.py"):
+        part = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        if part not in ALLOWED:
+            continue
+        seen.add(part)
+        for name in _imports(path):
+            if name.startswith("stresslev."):
+                target = name.split(".")[1]
+                if target == "errors" and part != "engine":
+                    continue
+                assert target in ALLOWED[part], f"{path.relative_to(PACKAGE)} imports {name}"
+    assert seen == set(ALLOWED)
+
+
+def test_the_engine_knows_only_jax():
+    for path in (PACKAGE / "engine").glob("*.py"):
+        foreign = {n.split(".")[0] for n in _imports(path)} - {"stresslev", "dataclasses", "functools"}
+        assert foreign <= {"jax"}, f"{path.name}: {foreign}"
+
+
+def test_no_module_has_outgrown_one_concept():
+    for path in PACKAGE.rglob("*.py"):
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 500, path.name
