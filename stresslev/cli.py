@@ -28,8 +28,15 @@ app = typer.Typer(
 book_app = typer.Typer(help="Check, sample and inspect account books.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(book_app, name="book")
 
-out_console = Console()
-error_console = Console(stderr=True)
+
+def _console(**kwargs) -> Console:
+    """As wide as the terminal; wide enough for the tables where there is none."""
+    console = Console(**kwargs)
+    return console if console.is_terminal else Console(width=160, **kwargs)
+
+
+out_console = _console()
+error_console = _console(stderr=True)
 
 Sets = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. system.assets.BTC.depth_usd=1e8. Repeatable.")]
 System = Annotated[str, typer.Option("--system", help="System file or the name of a shipped one.")]
@@ -235,7 +242,13 @@ def _print_book(book, title: str) -> None:
     for column in rows[0]:
         table.add_column(column, justify="left" if column == "pool" else "right")
     for row in rows:
-        table.add_row(*(f"{v:,.4g}" if isinstance(v, float) else f"{v:,}" if isinstance(v, int) else escape(v) for v in row.values()))
+        units = ["USD" if c.endswith("USD") else "1" for c in row]
+        table.add_row(
+            *(
+                _number(v, u) if isinstance(v, float) else escape(f"{v:,}" if isinstance(v, int) else v)
+                for v, u in zip(row.values(), units, strict=True)
+            )
+        )
     out_console.print(table)
 
 

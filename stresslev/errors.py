@@ -16,7 +16,7 @@ class Problem:
 
     def __str__(self) -> str:
         found = f" = {self.value}" if self.value else ""
-        return f"{self.where}{found}: {self.what}. Fix: {self.fix}."
+        return f"{self.where}{found}: {self.what}. Fix: {self.fix}{'' if self.fix.endswith('?') else '.'}"
 
 
 class InputError(Exception):

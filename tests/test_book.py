@@ -179,8 +179,8 @@ def test_show_gives_the_prices_at_which_an_account_falls(tmp_path):
     back = files.read(_write(tmp_path, GOOD), system, PRICES)
     [(summary, positions)] = positions_of(back, system, "c")
     assert summary["equity"] == 900 and len(positions) == 1
-    price = positions[0]["liquidation price USD"]
+    price = positions[0]["liquidation price, USD"]
     assert 900 + 1000 * (price - 3.5) == pytest.approx(float(system.tier_table("mid_venue", "SUI").maintenance(1000 * price)), rel=1e-9)
-    assert positions[0]["bankruptcy price USD"] == pytest.approx(2.6)
+    assert positions[0]["bankruptcy price, USD"] == pytest.approx(2.6)
     with pytest.raises(InputError, match="'nobody'"):
         positions_of(back, system, "nobody")

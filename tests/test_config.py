@@ -72,12 +72,7 @@ def test_a_good_suite_loads(files):
 @pytest.mark.parametrize(
     ("name", "old", "new", "parts"),
     [
-        (
-            "system",
-            "insurance_fund_usd = 1e6",
-            "insurance_fund_usd = -5",
-            ["system.toml", "pools.one.insurance_fund_usd", "-5", "greater than or equal to 0"],
-        ),
+        ("system", "fund_usd = 1e6", "fund_usd = -5", ["system.toml", "pools.one.insurance_fund_usd", "-5", "greater than or equal to 0"]),
         ("system", "insurance_fund_usd", "insurence_fund_usd", ["pools.one.insurence_fund_usd", "did you mean 'insurance_fund_usd'"]),
         ("system", "insurance_fund_usd = 1e6\n", "", ["pools.one.insurance_fund_usd", "is missing", "add it"]),
         ("system", "depth_usd = 1e6", "depth_usd = 0", ["assets.BTC.depth_usd", "0", "greater than 0"]),

@@ -14,7 +14,7 @@ SEEDS = st.integers(min_value=0, max_value=2**31)
 
 def _run(seed: int, rounds: int, dtype=np.float64):
     case = random_case(seed)
-    system, policy, accounts, path, slot = engine_arguments(*case, dtype)
+    system, policy, accounts, path, _ = engine_arguments(*case, dtype)
     state, record = simulate(system, policy, (accounts,), path, max_rounds=rounds)
     return case, system, accounts, state, record
 
@@ -52,7 +52,7 @@ def test_the_whole_run_balances_when_every_ledger_is_summed_anew(seed, rounds):
 
 @given(SEEDS, st.integers(1, 6))
 def test_deficits_are_met_by_fund_and_bad_debt_exactly(seed, rounds):
-    _, system, _, _, record = _run(seed, rounds)
+    _, _, _, _, record = _run(seed, rounds)
     deficit, draw = np.asarray(record.flows.deficit), np.asarray(record.flows.fund_draw)
     bad = np.diff(np.asarray(record.bad_debt), axis=0, prepend=0)
     scale = _interest(record)

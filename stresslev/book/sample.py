@@ -67,7 +67,7 @@ def _pool_book(system: SystemSpec, name: str, index: int, n: int, seed: int) -> 
             if target > 0 and present == 0:
                 what = f"no account of the sample holds {asset} on the side that needs {target:g} USD of open interest"
                 fix = "sample more accounts, or lower the imbalance"
-                raise InputError("system", Problem(f"pools.{name}.open_interest_usd.{asset}", "", what, fix))
+                raise InputError(f"system {system.name}", Problem(f"pools.{name}.open_interest_usd.{asset}", "", what, fix))
             row[mask] *= target / present if present > 0 else 0.0
     gross = np.abs(notional).sum(axis=0)
     median = pool.book.leverage_median or spec.leverage_median
@@ -92,7 +92,9 @@ def sample(system: SystemSpec, seed: int) -> Book:
     sizes = _pool_sizes(system)
     parts = [_pool_book(system, name, v, int(n), seed) for v, (name, n) in enumerate(zip(names, sizes, strict=True)) if n > 0]
     if np.any(sizes == 0):
-        raise InputError("system", Problem("book.accounts", str(system.book.accounts), "leaves a pool without accounts", "sample more accounts"))
+        raise InputError(
+            f"system {system.name}", Problem("book.accounts", str(system.book.accounts), "leaves a pool without accounts", "sample more accounts")
+        )
     return Book(
         pools=names,
         assets=tuple(system.assets),

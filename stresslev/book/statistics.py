@@ -28,9 +28,9 @@ def describe(book: Book) -> list[dict]:
             {
                 "pool": pool,
                 "accounts": int(mine.sum()),
-                "equity USD": equity,
-                "long USD": longs,
-                "short USD": shorts,
+                "equity, USD": equity,
+                "long, USD": longs,
+                "short, USD": shorts,
                 "leverage": total / equity if equity > 0 else float("nan"),
                 "top 1% share": float(own[:top].sum() / total) if total > 0 else 0.0,
             }
@@ -72,10 +72,10 @@ def _positions(book: Book, system: SystemSpec, i: int, margin: float) -> tuple[d
             {
                 "asset": book.assets[a],
                 "quantity": q,
-                "mark USD": price,
-                "maintenance USD": own,
-                "liquidation price USD": float(liquidation_price(q, equity, price, margin - own, floor[0, 0], step[0, 0])),
-                "bankruptcy price USD": float(bankruptcy_price(q, equity, price)),
+                "mark, USD": price,
+                "maintenance, USD": own,
+                "liquidation price, USD": float(liquidation_price(q, equity, price, margin - own, floor[0, 0], step[0, 0])),
+                "bankruptcy price, USD": float(bankruptcy_price(q, equity, price)),
             }
         )
     return summary, positions

@@ -113,7 +113,9 @@ def _grid_log_price(path: PathSpec, scenario: ScenarioSpec, base: Path, key: str
     """Starting price and log price over it on the grid; linear in log price between points, constant after the last."""
     minutes, prices = (path.minutes, path.prices) if path.file is None else _from_file(path, scenario, base, key)
     log_price = np.interp(grid, minutes, np.log(prices))
-    return float(np.exp(log_price[0])), log_price - log_price[0]
+    at_start = np.flatnonzero(np.asarray(minutes) == grid[0])
+    start = prices[at_start[0]] if len(at_start) else np.exp(log_price[0])
+    return float(start), log_price - log_price[0]
 
 
 def build(scenario: ScenarioSpec, assets: tuple[str, ...], base: Path) -> Shock:

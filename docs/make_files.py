@@ -1,0 +1,113 @@
+"""Write docs/files.md from the specifications: `python docs/make_files.py`. A test holds the page against them."""
+
+import types
+import typing
+from pathlib import Path
+
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+from stresslev.book import files
+from stresslev.config import spec
+from stresslev.config.tiers import TierTable
+from stresslev.metrics import METRICS
+
+TABLES = (
+    ("System", '`kind = "system"`: assets, tier tables, pools and the book.', spec.SystemSpec),
+    ("`[assets.NAME]`", "One asset and its market.", spec.AssetSpec),
+    ("`[tiers.NAME]`", "A venue's maintenance tiers, typed as cited figures ...", TierTable),
+    (
+        "`[tiers.NAME]` from a file",
+        "... or read from a dump (CSV with symbol, tier, min_notional, max_notional, mmr, max_leverage, cum).",
+        spec.TierFile,
+    ),
+    ("`[pools.NAME]`", "One perpetual-futures venue.", spec.PoolSpec),
+    ("`[pools.NAME.liquidation]`", "What it does with an under-margined account.", spec.LiquidationSpec),
+    ("`[pools.NAME.book]`", "How the sampler fills it.", spec.PoolBookSpec),
+    ("`[book]`", "Where the accounts come from.", spec.BookSpec),
+    ("Scenario", '`kind = "scenario"`: an exogenous path on a time grid.', spec.ScenarioSpec),
+    ("`[paths.ASSET]`", "Points, a price file, or a proxy of another asset: exactly one of the three.", spec.PathSpec),
+    ("`[depth.ASSET]`", "Factor on an asset's depth through time; `[depth.default]` for all others.", spec.DepthSpec),
+    ("Suite", '`kind = "suite"`: what a committee runs.', spec.SuiteSpec),
+    ("`[run]`", "How to compute.", spec.RunSpec),
+    ("`[policy]`", "The leverage rules.", spec.PolicySpec),
+    ("`[limits.METRIC]`", "A bound on a metric, for every scenario.", spec.LimitSpec),
+)
+
+HEAD = """# Files
+
+Everything a run reads is TOML, plus CSV or Parquet for books and prices. Unknown keys are refused. This page is made from the specifications by
+`python docs/make_files.py`.
+
+Paths in a file are relative to that file; a name that is not found there is looked up among the shipped scenarios. `--set` overrides any key:
+`system.*`, `policy.*`, `run.*`, `limits.*`, `scenario.*` (every scenario of the run) and `scenarios.NAME.*`.
+"""
+
+BOOK = """
+## Books
+
+{book}
+
+`stresslev book check FILE` reports every problem by row (the first data row is 1) and column; `stresslev book sample --out FILE` writes a book in this form.
+A system whose `book.file` is set needs `price_usd` for every asset: the marks at which the accounts stand today. Historical scenarios then move those
+marks by the historical returns.
+
+## Price files
+
+`[paths.ASSET] file = "..."` takes CSV (plain or gzipped) or Parquet with one row per time: `time_column` (Unix seconds or milliseconds, ISO 8601 text or
+timestamps; default `ts`) and `price_column` (default `close`); with `symbol`, only the rows whose `symbol_column` says so. The scenario's `start` is the time
+of minute 0.
+
+## Metrics
+
+{metrics}
+"""
+
+
+def _type(annotation) -> str:
+    """A short name for a field's type."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        return _type(arguments[0])
+    if origin is typing.Literal:
+        return " or ".join(f"`{a!r}`".replace("'", '"') for a in arguments)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_type(a) for a in arguments if a is not type(None))
+    if origin is tuple:
+        return f"list of {_type(arguments[0])}"
+    if origin is dict:
+        return f"table: {_type(arguments[0])} -> {_type(arguments[1])}"
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return "table"
+    return {"str": "text", "float": "number", "int": "integer", "datetime": "date and time"}.get(getattr(annotation, "__name__", ""), "value")
+
+
+def _default(field) -> str:
+    if field.is_required():
+        return "required"
+    value = field.default if field.default is not PydanticUndefined else None
+    if value is None or isinstance(value, BaseModel) or value == ():
+        return ""
+    return f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+def _table(model: type[BaseModel]) -> str:
+    rows = [
+        f"| `{name}` | {_type(f.annotation)} | {_default(f)} | {(f.description or '').replace('|', '/')} |" for name, f in model.model_fields.items()
+    ]
+    return "\n".join(["| key | type | default | meaning |", "|---|---|---|---|", *rows])
+
+
+def page() -> str:
+    """The whole page as Markdown."""
+    parts = [HEAD]
+    for title, text, model in TABLES:
+        parts.append(f"\n## {title}\n\n{text}\n\n{_table(model)}\n")
+    columns = files.__doc__.split("Columns:\n")[1].strip("\n")
+    book = "One row per position, CSV or Parquet:\n\n```\n" + columns + "\n```"
+    metrics = "\n".join(["| name | unit | meaning |", "|---|---|---|", *(f"| `{m.name}` | {m.units} | {m.description} |" for m in METRICS.values())])
+    return "".join(parts) + BOOK.format(book=book, metrics=metrics)
+
+
+if __name__ == "__main__":
+    Path(__file__).with_name("files.md").write_text(page(), encoding="utf-8")

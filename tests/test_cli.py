@@ -1,0 +1,185 @@
+"""The command line as a user meets it: outputs, exit codes, and nothing half-written."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from stresslev.cli import main
+
+RUN = [sys.executable, "-c", "from stresslev.cli import main; main()"]
+
+
+def _call(*arguments, code=0):
+    """Run in this process; returns nothing, asserts the exit code."""
+    with pytest.raises(SystemExit) as stop:
+        main([str(a) for a in arguments])
+    assert stop.value.code == code
+
+
+def _small(out, *more):
+    return ("run", "gap_35_half_depth", "--accounts", "2000", "--out", out, *more)
+
+
+def test_run_writes_three_files_and_says_where(tmp_path, capsys):
+    out = tmp_path / "deep" / "result"
+    _call(*_small(out))
+    assert sorted(p.name for p in out.iterdir()) == ["report.html", "result.nc", "summary.json"]
+    assert [p.name for p in out.parent.iterdir()] == ["result"]
+    said = capsys.readouterr()
+    assert "report.html" in said.out and "no limits set" in said.out
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["scenarios"]["gap_35_half_depth"]["metrics"]["liquidated_accounts_share"] > 0
+    assert summary["provenance"]["seed"] == 2025
+
+
+@pytest.mark.parametrize(("bound", "code", "verdict"), [("1e12", 0, "within limits"), ("-1", 1, "breached")])
+def test_limits_decide_the_exit_code(tmp_path, capsys, bound, code, verdict):
+    _call(*_small(tmp_path / "r", "--set", f"limits.bad_debt_usd.max={bound}"), code=code)
+    assert json.loads((tmp_path / "r" / "summary.json").read_text())["verdict"] == verdict
+    assert verdict in capsys.readouterr().out.lower()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--set", "limits.bad_dept.max=1"),
+        ("--set", "system.assets.BTC.depth_usd=-1"),
+        ("--precision", "16"),
+        ("--system", "nowhere.toml"),
+        ("--seed", "-1"),
+        ("--accounts", "1"),
+        ("--set", "system.book.file=missing.csv"),
+    ],
+)
+def test_bad_input_exits_2_and_writes_nothing(tmp_path, capsys, arguments):
+    _call(*_small(tmp_path / "r", *arguments), code=2)
+    assert not list(tmp_path.iterdir())
+    assert "error: " in capsys.readouterr().err
+
+
+def test_numerical_failure_exits_3_and_writes_nothing(tmp_path, capsys):
+    _call(*_small(tmp_path / "r", "--set", "system.assets.BTC.depth_usd=1e-30"), code=3)
+    assert not list(tmp_path.iterdir())
+    assert "numerical failure" in capsys.readouterr().err
+
+
+def test_a_result_may_be_replaced_but_nothing_else(tmp_path, capsys):
+    out = tmp_path / "r"
+    _call(*_small(out))
+    _call(*_small(out, "--seed", "9"))
+    assert json.loads((out / "summary.json").read_text())["provenance"]["seed"] == 9
+    other = tmp_path / "mine"
+    other.mkdir()
+    (other / "thesis.txt").write_text("precious")
+    _call(*_small(other), code=2)
+    assert [p.name for p in other.iterdir()] == ["thesis.txt"]
+    _call(*_small(other / "thesis.txt"), code=2)
+    assert (other / "thesis.txt").read_text() == "precious"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["mine", "r"]
+
+
+def test_an_unwritable_place_is_refused_before_the_run(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    _call(*_small(tmp_path / "file" / "r"), code=2)
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_interrupting_leaves_nothing_behind(tmp_path):
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    command = [*RUN, "run", "default", "--accounts", "100000", "--out", str(tmp_path / "r")]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        for line in process.stderr:
+            if line.startswith("2020-03-12"):
+                break
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=60)
+    assert process.returncode == 130, error
+    assert "stopped" in error
+    assert not list(tmp_path.iterdir())
+
+
+def test_rerun_reproduces_the_metrics(tmp_path):
+    _call(*_small(tmp_path / "a", "--precision", "64", "--seed", "3", "--set", "scenario.shock_scale=1.1"))
+    _call("rerun", tmp_path / "a", "--out", tmp_path / "b")
+    a, b = (json.loads((tmp_path / n / "summary.json").read_text())["scenarios"] for n in "ab")
+    assert a == b
+    _call("rerun", tmp_path / "nothing", "--out", tmp_path / "c", code=2)
+
+
+def test_rerun_refuses_a_book_that_has_changed(tmp_path, capsys):
+    book, system = tmp_path / "book.csv", tmp_path / "system.toml"
+    _call("book", "sample", "--prices-of", "gap_35_half_depth", "--accounts", "600", "--out", book)
+    _own_system(system)
+    _call("run", "gap_35_half_depth", "--system", system, "--out", tmp_path / "a")
+    _call("rerun", tmp_path / "a", "--out", tmp_path / "b")
+    book.write_text(book.read_text() + "later,mid_venue,5,,,\n")
+    _call("rerun", tmp_path / "a", "--out", tmp_path / "c", code=2)
+    assert "not the file of the earlier run" in capsys.readouterr().err
+
+
+def _own_system(path):
+    """The shipped system with present marks and a book from a file beside it."""
+    from stresslev.config.load import shipped_scenarios
+
+    text = (shipped_scenarios() / "systems" / "three_perp_venues.toml").read_text()
+    for asset, price in (("BTC", 100000), ("ETH", 4000), ("SOL", 200), ("SUI", 3.5)):
+        text = text.replace(f"[assets.{asset}]\n", f"[assets.{asset}]\nprice_usd = {price}\n")
+    path.write_text(text.replace("[book]\n", '[book]\nfile = "book.csv"\n'))
+
+
+def test_a_sampled_book_and_its_file_give_the_same_run(tmp_path):
+    """The same accounts through the sampler and through a CSV file: the same metrics."""
+    scenario = "gap_35_half_depth"
+    _call("book", "sample", "--prices-of", scenario, "--accounts", "2000", "--out", tmp_path / "book.csv")
+    _own_system(tmp_path / "system.toml")
+    _call("run", scenario, "--system", tmp_path / "system.toml", "--precision", "64", "--out", tmp_path / "file")
+    _call(*_small(tmp_path / "sampled", "--precision", "64"))
+    file, sampled = (json.loads((tmp_path / n / "summary.json").read_text())["scenarios"][scenario]["metrics"] for n in ("file", "sampled"))
+    for name, value in sampled.items():
+        if "residual" not in name:
+            assert file[name] == pytest.approx(value, rel=1e-9, abs=1e-12), name
+    _call("run", scenario, "--system", tmp_path / "system.toml", "--accounts", "5", "--out", tmp_path / "x", code=2)
+
+
+def test_book_check_lists_every_problem(tmp_path, capsys):
+    book = tmp_path / "book.csv"
+    _call("book", "sample", "--prices-of", "gap_35_half_depth", "--accounts", "600", "--out", book)
+    _call("book", "check", book, "--prices-of", "gap_35_half_depth")
+    assert "large_venue" in capsys.readouterr().out
+    text = book.read_text()
+    book.write_text(text.replace("BTC", "BTX", 1) + "z,mid_venue,abc,ETH,1,0\n")
+    _call("book", "check", book, "--prices-of", "gap_35_half_depth", code=2)
+    said = capsys.readouterr().err
+    assert "'BTX'" in said and "wallet_balance_usd" in said and "entry_price_usd" in said
+    _call("book", "check", book, code=2)
+    assert "price_usd" in capsys.readouterr().err
+
+
+def test_book_show_prints_liquidation_prices(tmp_path, capsys):
+    book = tmp_path / "book.csv"
+    book.write_text("account,pool,wallet_balance_usd,asset,quantity,entry_price_usd\nme,mid_venue,900,SUI,1000,3.5\n")
+    _call("book", "show", book, "me", "--prices-of", "gap_35_half_depth")
+    said = capsys.readouterr().out
+    assert "liquidation" in said and "2.6" in said
+
+
+def test_the_small_commands(tmp_path, capsys):
+    _call("list")
+    assert "gap_35_half_depth.toml" in capsys.readouterr().out
+    _call("--version")
+    assert "stresslev 0." in capsys.readouterr().out
+    _call("doctor")
+    said = capsys.readouterr().out
+    assert "jaxlib" in said and "issue 39103" in said and "memory:" in said and "ok float64" in said
+    _call("run", "--no-such-option", code=2)
+    _call(*_small(tmp_path / "r"))
+    (tmp_path / "r" / "report.html").unlink()
+    _call("report", tmp_path / "r")
+    assert (tmp_path / "r" / "report.html").stat().st_size > 0
+    _call("report", tmp_path, code=2)
