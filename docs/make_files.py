@@ -48,15 +48,15 @@ BOOK = """
 
 {book}
 
-`stresslev book check FILE` reports every problem by row (the first data row is 1) and column; `stresslev book sample --out FILE` writes a book in this form.
-A system whose `book.file` is set needs `price_usd` for every asset: the marks at which the accounts stand today. Historical scenarios then move those
-marks by the historical returns.
+`stresslev book check FILE` reports every problem by row (the first data row is 1) and column; `stresslev book sample --out FILE` writes a book
+in this form. A system whose `book.file` is set needs `price_usd` for every asset: the marks at which the accounts stand today. Historical
+scenarios then move those marks by the historical returns.
 
 ## Price files
 
-`[paths.ASSET] file = "..."` takes CSV (plain or gzipped) or Parquet with one row per time: `time_column` (Unix seconds or milliseconds, ISO 8601 text or
-timestamps; default `ts`) and `price_column` (default `close`); with `symbol`, only the rows whose `symbol_column` says so. The scenario's `start` is the time
-of minute 0.
+`[paths.ASSET] file = "..."` takes CSV (plain or gzipped) or Parquet with one row per time: `time_column` (Unix seconds or milliseconds, ISO 8601
+text or timestamps) and `price_column`; with `symbol`, only the rows whose `symbol_column` says so. The scenario's `start` is the time of minute 0;
+without it the first row is.
 
 ## Metrics
 
@@ -72,7 +72,7 @@ def _type(annotation) -> str:
     if origin is typing.Literal:
         return " or ".join(f"`{a!r}`".replace("'", '"') for a in arguments)
     if origin in (typing.Union, types.UnionType):
-        return " or ".join(_type(a) for a in arguments if a is not type(None))
+        return " or ".join(dict.fromkeys(_type(a) for a in arguments if a is not type(None)))
     if origin is tuple:
         return f"list of {_type(arguments[0])}"
     if origin is dict:
@@ -86,7 +86,7 @@ def _default(field) -> str:
     if field.is_required():
         return "required"
     value = field.default if field.default is not PydanticUndefined else None
-    if value is None or isinstance(value, BaseModel) or value == ():
+    if value is None or isinstance(value, BaseModel) or value in ((), ""):
         return ""
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 

@@ -224,7 +224,8 @@ def book_check(
     from stresslev.book.files import check
 
     spec, prices = _book_context(system, prices_of)
-    checked = check(file, spec, prices)
+    with error_console.status("reading"):
+        checked = check(file, spec, prices)
     for problem in checked.errors:
         error_console.print(f"error: {file}: {problem}", highlight=False, markup=False, soft_wrap=True)
     for problem in checked.warnings:
@@ -285,7 +286,8 @@ def book_show(
     from stresslev.book.statistics import positions_of
 
     spec, prices = _book_context(system, prices_of)
-    book = read(file, spec, prices)
+    with error_console.status("reading"):
+        book = read(file, spec, prices)
     for summary, positions in positions_of(book, spec, account):
         out_console.print(
             "  ".join(f"{k} {v:,.6g}" if isinstance(v, float) else f"{k} {v}" for k, v in summary.items()), highlight=False, markup=False
@@ -313,7 +315,8 @@ def doctor_command(
     out_console.print(table)
     for device in doctor.devices():
         out_console.print(f"device: {device}", highlight=False)
-    checks = [doctor.miscompilation(), *doctor.precision()]
+    with error_console.status("self-checks"):
+        checks = [doctor.miscompilation(), *doctor.precision()]
     for check in checks:
         mark = "[green]ok[/]" if check.ok else "[bold red]WRONG[/]"
         out_console.print(f"{mark} {escape(check.name)}: {escape(check.found)}", highlight=False, soft_wrap=True)

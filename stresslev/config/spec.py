@@ -51,33 +51,33 @@ class PoolBookSpec(Spec):
 class PoolSpec(Spec):
     """One perpetual-futures venue."""
 
-    kind: Literal["perp"] = "perp"
-    description: str = ""
-    insurance_fund_usd: NonNegative
+    kind: Literal["perp"] = Field("perp", description="the only kind so far: cross-margin perpetual futures")
+    description: str = Field("", description="free text, shown in the report")
+    insurance_fund_usd: NonNegative = Field(description="balance at the start; liquidation fees add to it, deficits draw on it")
     taker_fee_bps: Annotated[float, Field(ge=0, le=1000)] = Field(5.0, description="of the notional closed, to the venue")
     liquidation_fee_bps: Annotated[float, Field(ge=0, le=1000)] = Field(100.0, description="of the notional closed, to the insurance fund")
-    liquidation: LiquidationSpec = LiquidationSpec()
+    liquidation: LiquidationSpec = Field(LiquidationSpec(), description="what the pool does with an under-margined account")
     liquidation_capacity_usd_per_minute: Positive | None = Field(None, description="most notional the pool can close per minute; absent: no limit")
     tiers: dict[Name, Name] = Field(description="asset -> name of a table in [tiers]")
     open_interest_usd: dict[Name, Positive] = Field(default_factory=dict, description="asset -> USD, for the sampler")
     imbalance: dict[Name, Annotated[float, Field(ge=-1, le=1)]] = Field(
         default_factory=dict, description="asset -> (customers' longs - shorts) / (longs + shorts), for the sampler"
     )
-    book: PoolBookSpec = PoolBookSpec()
+    book: PoolBookSpec = Field(PoolBookSpec(), description="how the sampler fills this pool")
 
 
 class BookSpec(Spec):
     """Where the accounts come from: a file, or the calibrated sampler."""
 
     file: str | None = Field(None, description="CSV or Parquet of positions; the other keys are then not used")
-    accounts: Annotated[int, Field(ge=1, le=1_000_000_000)] = 1_000_000
+    accounts: Annotated[int, Field(ge=1, le=1_000_000_000)] = Field(1_000_000, description="accounts to sample over all pools; --accounts overrides")
     pareto_exponent: Annotated[float, Field(gt=1, le=10)] = Field(1.3, description="tail exponent of account sizes; smaller is more concentrated")
     largest_account_share: Annotated[float, Field(gt=0, le=1)] = Field(0.005, description="cap on one account's share of its pool's gross notional")
-    leverage_median: Positive = 5.0
+    leverage_median: Positive = Field(5.0, description="median leverage of an account of median size")
     leverage_sigma: NonNegative = Field(0.8, description="standard deviation of log leverage")
     leverage_size_elasticity: Annotated[float, Field(ge=-1, le=1)] = Field(-0.1, description="d log leverage / d log size: large accounts use less")
-    leverage_min: Positive = 0.5
-    leverage_max: Positive = 100.0
+    leverage_min: Positive = Field(0.5, description="least leverage drawn")
+    leverage_max: Positive = Field(100.0, description="most leverage drawn; the tiers' maximum leverage binds as well")
     positions_mean: Annotated[float, Field(ge=1)] = Field(1.5, description="mean number of assets an account holds")
     hedge_share: Share = Field(0.3, description="chance that a further position has the opposite side of the first")
 
@@ -91,21 +91,21 @@ class BookSpec(Spec):
 class TierFile(Spec):
     """A contract of a venue's tier dump."""
 
-    file: str
-    symbol: str
+    file: str = Field(description="CSV, plain or gzipped")
+    symbol: str = Field(description="contract, as the file spells it")
 
 
 class SystemSpec(Spec):
     """The thing under stress."""
 
-    kind: Literal["system"]
-    name: Name
-    description: str = ""
-    assumptions: tuple[str, ...] = ()
-    assets: dict[Name, AssetSpec] = Field(min_length=1)
-    tiers: dict[Name, TierTable | TierFile]
-    pools: dict[Name, PoolSpec] = Field(min_length=1)
-    book: BookSpec = BookSpec()
+    kind: Literal["system"] = Field(description="says what the file is")
+    name: Name = Field(description="letters, digits, dot, dash and underscore")
+    description: str = Field("", description="free text, shown in the report")
+    assumptions: tuple[str, ...] = Field((), description="what is assumed and not measured, one sentence each; shown in the report")
+    assets: dict[Name, AssetSpec] = Field(min_length=1, description="the assets and their markets")
+    tiers: dict[Name, TierTable | TierFile] = Field(description="maintenance tiers, by a name that pools refer to")
+    pools: dict[Name, PoolSpec] = Field(min_length=1, description="the venues")
+    book: BookSpec = Field(BookSpec(), description="where the accounts come from")
 
     @model_validator(mode="after")
     def _names_resolve(self):
@@ -136,13 +136,13 @@ class SystemSpec(Spec):
 class PathSpec(Spec):
     """The exogenous price of one asset: points, a file, or a proxy of another asset."""
 
-    source: str = ""
+    source: str = Field("", description="where the figures come from")
     minutes: tuple[NonNegative, ...] | None = Field(None, description="minutes since the scenario's start")
     prices: tuple[Positive, ...] | None = Field(None, description="USD at those minutes; interpolated linearly in log price")
     file: str | None = Field(None, description="CSV or Parquet with one row per time and asset, or one asset's rows")
-    time_column: str = "ts"
-    price_column: str = "close"
-    symbol_column: str = "symbol"
+    time_column: str = Field("ts", description="column of times in the file")
+    price_column: str = Field("close", description="column of prices in the file")
+    symbol_column: str = Field("symbol", description="column that tells several assets of one file apart")
     symbol: str | None = Field(None, description="rows of the file to use; absent: all rows")
     proxy: Name | None = Field(None, description="follow another asset of the scenario")
     beta: Annotated[float, Field(ge=-10, le=10)] = Field(1.0, description="log return per log return of the proxy")
@@ -171,9 +171,9 @@ class PathSpec(Spec):
 class DepthSpec(Spec):
     """Factor on market depth through time, linear between points and constant after the last."""
 
-    minutes: tuple[NonNegative, ...] = (0.0,)
-    factors: tuple[Positive, ...] = (1.0,)
-    source: str = ""
+    minutes: tuple[NonNegative, ...] = Field((0.0,), description="minutes since the scenario's start")
+    factors: tuple[Positive, ...] = Field((1.0,), description="factor on depth at those minutes")
+    source: str = Field("", description="where the figures come from")
 
     @model_validator(mode="after")
     def _matched(self):
@@ -188,20 +188,20 @@ class DepthSpec(Spec):
 class ScenarioSpec(Spec):
     """An exogenous path on a time grid."""
 
-    kind: Literal["scenario"]
-    name: Name
-    title: str
-    origin: Literal["historical", "hypothetical"]
-    severity: Literal["adverse", "severe", "very severe"]
-    description: str = ""
-    sources: tuple[str, ...] = ()
-    assumptions: tuple[str, ...] = ()
+    kind: Literal["scenario"] = Field(description="says what the file is")
+    name: Name = Field(description="letters, digits, dot, dash and underscore")
+    title: str = Field(description="for the report")
+    origin: Literal["historical", "hypothetical"] = Field(description="replayed or invented")
+    severity: Literal["adverse", "severe", "very severe"] = Field(description="the committee's own grading")
+    description: str = Field("", description="free text, shown in the report")
+    sources: tuple[str, ...] = Field((), description="where the figures come from; shown in the report")
+    assumptions: tuple[str, ...] = Field((), description="what is assumed; shown in the report")
     start: datetime | None = Field(None, description="time of minute 0, UTC; needed for price files with dates")
-    duration_minutes: Annotated[int, Field(ge=1, le=10_000_000)]
-    step_minutes: Positive = 1.0
+    duration_minutes: Annotated[int, Field(ge=1, le=10_000_000)] = Field(description="a whole number of steps")
+    step_minutes: Positive = Field(1.0, description="length of one step")
     shock_scale: Annotated[float, Field(ge=0, le=10)] = Field(1.0, description="factor on every log return of the paths")
     depth_scale: Positive = Field(1.0, description="factor on all depth factors")
-    paths: dict[Name, PathSpec] = Field(min_length=1)
+    paths: dict[Name, PathSpec] = Field(min_length=1, description="the exogenous price of each asset of the system")
     depth: dict[Name, DepthSpec] = Field(default_factory=dict, description="asset -> factor on its depth; 'default' for all others")
 
     @model_validator(mode="after")
@@ -235,17 +235,17 @@ class PolicySpec(Spec):
 class RunSpec(Spec):
     """How to compute."""
 
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 2025
-    precision: Literal[32, 64] = 32
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(2025, description="of the sampled book")
+    precision: Literal[32, 64] = Field(32, description="bits of a floating-point number: 32 for speed, 64 for proof")
     max_rounds: Annotated[int, Field(ge=1, le=1000)] = Field(3, description="most rounds of liquidation within one step")
 
 
 class LimitSpec(Spec):
     """A bound on one metric, for every scenario."""
 
-    max: float | None = None
-    min: float | None = None
-    reason: str = ""
+    max: float | None = Field(None, description="breached above")
+    min: float | None = Field(None, description="breached below")
+    reason: str = Field("", description="why the limit is there; shown in the report")
 
     @model_validator(mode="after")
     def _bounded(self):
@@ -257,12 +257,12 @@ class LimitSpec(Spec):
 class SuiteSpec(Spec):
     """What a committee runs: a system, scenarios, a policy and the limits."""
 
-    kind: Literal["suite"]
-    name: Name
-    title: str = ""
-    description: str = ""
-    system: str
-    scenarios: tuple[str, ...] = Field(min_length=1)
-    run: RunSpec = RunSpec()
-    policy: PolicySpec = PolicySpec()
-    limits: dict[str, LimitSpec] = Field(default_factory=dict)
+    kind: Literal["suite"] = Field(description="says what the file is")
+    name: Name = Field(description="also the default folder of the results")
+    title: str = Field("", description="for the report")
+    description: str = Field("", description="free text, shown in the report")
+    system: str = Field(description="system file")
+    scenarios: tuple[str, ...] = Field(min_length=1, description="scenario files")
+    run: RunSpec = Field(RunSpec(), description="how to compute")
+    policy: PolicySpec = Field(PolicySpec(), description="the leverage rules")
+    limits: dict[str, LimitSpec] = Field(default_factory=dict, description="metric -> bound")

@@ -24,11 +24,11 @@ class TierTable(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    source: str = Field(min_length=1)
-    floors_usd: tuple[float, ...] = Field(min_length=1)
-    maintenance_rates: tuple[float, ...] = Field(min_length=1)
-    max_leverage: tuple[float, ...] = Field(min_length=1)
-    maintenance_amounts_usd: tuple[float, ...] | None = None
+    source: str = Field(min_length=1, description="venue, contract and date")
+    floors_usd: tuple[float, ...] = Field(min_length=1, description="notional at which each tier begins; the first is 0")
+    maintenance_rates: tuple[float, ...] = Field(min_length=1, description="maintenance margin rate of each tier, a fraction")
+    max_leverage: tuple[float, ...] = Field(min_length=1, description="most leverage of each tier: initial margin is its inverse")
+    maintenance_amounts_usd: tuple[float, ...] | None = Field(None, description="the venue's deductions (cum), checked when given")
 
     @model_validator(mode="after")
     def _consistent(self):
