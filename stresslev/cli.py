@@ -344,7 +344,6 @@ def main(arguments: list[str] | None = None) -> None:
         error_console.print(f"numerical failure: {error}", highlight=False, markup=False, soft_wrap=True)
         code = FAILED
     except (KeyboardInterrupt, typer.Abort):
-        error_console.print("stopped; nothing was written", highlight=False)
         code = STOPPED
     except typer.Exit as stop:
         code = stop.exit_code
@@ -354,4 +353,6 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         error_console.print(f"error: {error.format_message()}", highlight=False, markup=False, soft_wrap=True)
         code = BAD_INPUT
+    if code == STOPPED:  # typer turns some interrupts into an exit of its own
+        error_console.print("stopped; nothing was written", highlight=False)
     sys.exit(code if isinstance(code, int) else WITHIN)

@@ -72,6 +72,16 @@ def test_concentration_follows_the_exponent_and_the_cap():
     assert top(pareto_exponent=1.1, largest_account_share=0.0005) < top(pareto_exponent=1.1)
 
 
+def test_a_small_sample_still_meets_every_side():
+    """Too few accounts for each side of each asset to be drawn by chance: somebody is given it."""
+    small = sample(_system(40), 1)
+    for v, pool in enumerate(_system().pools.values()):
+        for a, interest in enumerate(pool.open_interest_usd.values()):
+            assert np.maximum(small.quantity[a, small.pool == v], 0).sum() == pytest.approx(interest)
+    with pytest.raises(InputError, match="too few accounts"):
+        sample(_system(3), 1)
+
+
 def test_the_same_seed_gives_the_same_book_and_another_seed_another():
     a, b, c = (sample(_system(3000), s) for s in (1, 1, 2))
     assert (a.quantity == b.quantity).all() and (a.equity == b.equity).all()

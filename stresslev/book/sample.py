@@ -46,6 +46,15 @@ def _sides(pool: PoolSpec, assets: tuple[str, ...]) -> tuple[np.ndarray, np.ndar
     return np.where(tilt >= 0, interest, smaller), np.where(tilt >= 0, smaller, interest)
 
 
+def _enter(row: np.ndarray, size: np.ndarray, side: float, file: str, key: str) -> None:
+    """Give one idle account a position on a side of an asset that a small sample left empty. Raises InputError when all are taken."""
+    idle = np.flatnonzero(row == 0)
+    if not len(idle):
+        what = "the sample has too few accounts for somebody to hold each side"
+        raise InputError(file, Problem(key, "", what, "sample more accounts, or give every pool a larger account_weight"))
+    row[idle[0]] = side * size[idle[0]]
+
+
 def _pool_book(system: SystemSpec, name: str, index: int, n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Signed notionals (A, n) and equities (n,), USD, of one pool."""
     spec, pool, assets = system.book, system.pools[name], tuple(system.assets)
@@ -62,13 +71,11 @@ def _pool_book(system: SystemSpec, name: str, index: int, n: int, seed: int) -> 
     notional *= size
     for a, asset in enumerate(assets):
         row = notional[a]
-        for target, mask in ((longs[a], row > 0), (shorts[a], row < 0)):
-            present = np.abs(row[mask]).sum()
-            if target > 0 and present == 0:
-                what = f"no account of the sample holds {asset} on the side that needs {target:g} USD of open interest"
-                fix = "sample more accounts, or lower the imbalance"
-                raise InputError(f"system {system.name}", Problem(f"pools.{name}.open_interest_usd.{asset}", "", what, fix))
-            row[mask] *= target / present if present > 0 else 0.0
+        for target, side in ((longs[a], 1.0), (shorts[a], -1.0)):
+            if target > 0 and not np.any(row * side > 0):
+                _enter(row, size, side, f"system {system.name}", f"pools.{name}.open_interest_usd.{asset}")
+            mask = row * side > 0
+            row[mask] *= target / np.abs(row[mask]).sum() if target > 0 else 0.0
     gross = np.abs(notional).sum(axis=0)
     median = pool.book.leverage_median or spec.leverage_median
     relative = np.log(size / np.median(size))

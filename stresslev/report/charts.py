@@ -1,0 +1,221 @@
+"""The six charts of a scenario."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from stresslev.report import captions, facts, plots, series, words
+from stresslev.report.inputs import Scenario
+from stresslev.report.plots import Colours
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A figure with its words. Without anything to draw there is no figure, and the caption says why."""
+
+    title: str
+    unit: str
+    caption: str
+    figure: dict | None = None
+    key: list[tuple[str, str, str]] = field(default_factory=list)  # (kind, colour, text); kinds are "solid", "dashed" and "block"
+
+
+def charts(scenario: Scenario, colours: Colours) -> list[Chart]:
+    """All charts of a scenario, in the order of the report."""
+    return [make(scenario, colours) for make in (_prices, _liquidations, _funds, _bad_debt, _interest, _depth)]
+
+
+def _values(scenario: Scenario, variable: str, *dims: str) -> np.ndarray:
+    return scenario.data[variable].transpose("time", *dims).values.astype(float)
+
+
+def _names(scenario: Scenario, dim: str) -> list[str]:
+    return [str(n) for n in scenario.data[dim].values]
+
+
+def _time(scenario: Scenario) -> str:
+    return "time in UTC" if scenario.start else "time in minutes since the start"
+
+
+def _figure(scenario: Scenario, data: list[dict], layout: dict) -> dict:
+    return {"data": data, "layout": layout, "origin": plots.origin(scenario.start)}
+
+
+def _asset_sizes(scenario: Scenario) -> np.ndarray:
+    return scenario.data.open_interest_usd.isel(time=0).sum("pool").values
+
+
+def _left_out(shown: list[int], names: list[str], what: str) -> str:
+    missing = len(names) - len(shown)
+    return f" Not drawn: {words.plural(missing, what)} with less open interest." if missing else ""
+
+
+def _prices(scenario: Scenario, colours: Colours) -> Chart:
+    names = _names(scenario, "asset")
+    price, without = _values(scenario, "price_usd", "asset"), _values(scenario, "exogenous_price_usd", "asset")
+    price, without = 100 * price / price[0], 100 * without / without[0]
+    shown = series.largest(_asset_sizes(scenario), plots.PANELS)
+    grid, height = plots.panels(len(shown))
+    low, high = min(price[:, shown].min(), without[:, shown].min()), max(price[:, shown].max(), without[:, shown].max())
+    pad = max(0.05 * (high - low), 0.5)
+    deepest = facts.deepenings(scenario)
+    data, notes, axes = [], [], {}
+    for panel, a in zip(grid, shown, strict=True):
+        rows = series.thin(np.stack([price[:, a], without[:, a]], axis=1))
+        place = {"xaxis": panel.axis("x"), "yaxis": panel.axis("y")}
+        x, colour = scenario.minutes[rows], colours.assets[names[a]]
+        data.append(plots.line(x, price[rows, a], f"{names[a]} with the cascade", colour, "%", **place))
+        dashed = plots.line(x, without[rows, a], f"{names[a]} without the cascade", plots.INK, "%", width=1.1, **place)
+        dashed["line"]["dash"] = "3px,2px"
+        data.append(dashed)
+        d = deepest[a]
+        text = f"lowest {words.percent(1 - d.fall)}, without {words.percent(1 - d.fall_without)}"
+        notes.append(panel.title(names[a], text, colour))
+        axes[panel.key("x")] = plots.time_axis(
+            scenario, 4, domain=panel.horizontal, anchor=panel.axis("y"), matches="x" if panel.number else None, showticklabels=panel.last
+        )
+        axes[panel.key("y")] = plots.value_axis(max(low - pad, 0), high + pad, "%", domain=panel.vertical, anchor=panel.axis("x"), nticks=5)
+    return Chart(
+        title="Prices with and without the cascade",
+        unit=f"percent of the start, all panels on one scale; {_time(scenario)}",
+        caption=captions.prices(scenario) + _left_out(shown, names, "asset"),
+        figure=_figure(scenario, data, plots.panel_layout(height, 46, notes, axes)),
+        key=[("solid", plots.FAINT, "with the cascade (coloured)"), ("dashed", plots.INK, "without: the scenario alone")],
+    )
+
+
+def _liquidations(scenario: Scenario, colours: Colours) -> Chart:
+    title = "Liquidations by pool"
+    if not scenario.liquidated:
+        return Chart(title, "", "Nothing is liquidated in this scenario, so there is nothing to draw.")
+    names = _names(scenario, "pool")
+    sides = [_values(scenario, v, "pool", "asset")[1:].sum(axis=2) for v in ("closed_long_usd", "closed_short_usd")]
+    size = series.bucket_steps(len(sides[0]))
+    step = float(scenario.minutes[1] - scenario.minutes[0])
+    long, short = (series.bucket_sums(side, size) for side in sides)
+    sizes = (long + short).sum(axis=0)
+    caption = captions.liquidations(scenario, (long + short).sum(axis=1), size)
+    (long, labels, other), (short, _, _) = (series.fold(side, names, sizes, plots.PARTS) for side in (long, short))
+    top, bottom = long.sum(axis=1).max(), -short.sum(axis=1).max()
+    unit = plots.money_unit(max(top, -bottom))
+    starts = scenario.minutes[:-1][::size]
+    width = size * step
+    data, key = [], []
+    for v, name in enumerate(labels):
+        colour = plots.OTHERS if name == other else colours.pools[name]
+        if sizes.max() <= 0 or (long[:, v] + short[:, v]).max() <= 0:
+            continue
+        key.append(("block", colour, name))
+        for side, sign, word in ((long, 1, "longs"), (short, -1, "shorts")):
+            bar = plots.line(starts + width / 2, sign * side[:, v] / unit.factor, f"{name}, {word}", colour, unit.suffix)
+            del bar["mode"], bar["line"]
+            bar |= {"type": "bar", "width": width * (60_000 if scenario.start else 1), "marker": {"color": colour, "line": {"width": 0}}}
+            data.append(bar)
+    marks = plots.ticks(1.05 * bottom / unit.factor, 1.05 * top / unit.factor)
+    vertical = plots.value_axis(
+        1.05 * bottom / unit.factor,
+        1.05 * top / unit.factor,
+        "",
+        tickvals=marks,
+        ticktext=[f"{words.decimal(abs(m))}{unit.suffix}" for m in marks],
+    )
+    layout = plots.layout(270, xaxis=plots.time_axis(scenario, 8), yaxis=vertical, barmode="relative", bargap=0)
+    return Chart(
+        title=title,
+        unit=f"USD closed per {words.duration(width)}: longs above zero (forced sales), shorts below (forced purchases); {_time(scenario)}",
+        caption=caption,
+        figure=_figure(scenario, data, layout),
+        key=key,
+    )
+
+
+def _funds(scenario: Scenario, colours: Colours) -> Chart:
+    title = "Insurance funds"
+    names, fund = _names(scenario, "pool"), _values(scenario, "insurance_fund_usd", "pool")
+    if fund.max() <= 0:
+        return Chart(title, "", "No pool has an insurance fund at any time, so there is nothing to draw.")
+    shown = series.largest(fund.max(axis=0), plots.PANELS)
+    grid, height = plots.panels(len(shown))
+    data, notes, axes = [], [], {}
+    for panel, v in zip(grid, shown, strict=True):
+        own = fund[:, v]
+        unit = plots.money_unit(own.max())
+        rows, colour = series.thin(own), colours.pools[names[v]]
+        place = {"xaxis": panel.axis("x"), "yaxis": panel.axis("y"), "fill": "tozeroy", "fillcolor": colour + "22"}
+        data.append(plots.line(scenario.minutes[rows], own[rows] / unit.factor, names[v], colour, unit.suffix, **place))
+        lowest = plots.amount(own.min(), unit)
+        notes.append(panel.title(names[v], f"start {plots.amount(own[0], unit)}, lowest {lowest}", colour))
+        axes[panel.key("x")] = plots.time_axis(
+            scenario, 4, domain=panel.horizontal, anchor=panel.axis("y"), matches="x" if panel.number else None, showticklabels=panel.last
+        )
+        top = 1.08 * own.max() / unit.factor or 1.0
+        axes[panel.key("y")] = plots.value_axis(0, top, unit.suffix, domain=panel.vertical, anchor=panel.axis("x"), nticks=5)
+    return Chart(
+        title=title,
+        unit=f"USD, every pool on its own scale from zero; {_time(scenario)}",
+        caption=captions.funds(scenario) + _left_out(shown, names, "pool").replace("less open interest", "smaller funds"),
+        figure=_figure(scenario, data, plots.panel_layout(height, 56, notes, axes)),
+    )
+
+
+def _bad_debt(scenario: Scenario, colours: Colours) -> Chart:
+    title = "Bad debt, cumulative"
+    names, debt = _names(scenario, "pool"), _values(scenario, "bad_debt_usd", "pool")
+    if debt.max() <= 0:
+        return Chart(title, "", "No bad debt arises in this scenario, so there is nothing to draw.")
+    owing = [i for i in range(len(names)) if debt[:, i].max() > 0]
+    debt, names = debt[:, owing], [names[i] for i in owing]
+    total = debt.sum(axis=1)
+    debt, names, other = series.fold(debt, names, debt[-1], plots.PARTS)
+    lines = [(n, plots.OTHERS if n == other else colours.pools[n], debt[:, i]) for i, n in enumerate(names)]
+    if len(lines) > 1:
+        lines.append(("all pools", plots.INK, total))
+    unit = plots.money_unit(total.max())
+    rows = series.thin(np.stack([y for *_, y in lines], axis=1))
+    x = scenario.minutes[rows]
+    data = [plots.line(x, y[rows] / unit.factor, n, c, unit.suffix, width=2.2) for n, c, y in lines]
+    top = 1.06 * total.max()
+    notes, right = plots.end_labels([(n, plots.amount(y[-1], unit), c, y[-1]) for n, c, y in lines], 0, top, 190)
+    vertical = plots.value_axis(0, top / unit.factor, unit.suffix)
+    layout = plots.layout(236, right=right, xaxis=plots.time_axis(scenario, 8), yaxis=vertical, annotations=notes)
+    return Chart(title, f"USD; {_time(scenario)}", captions.bad_debt(scenario), _figure(scenario, data, layout))
+
+
+def _interest(scenario: Scenario, colours: Colours) -> Chart:
+    names = _names(scenario, "pool")
+    values = _values(scenario, "open_interest_usd", "pool", "asset").sum(axis=2)
+    values, names, other = series.fold(values, names, values.max(axis=0), plots.PARTS)
+    tops = np.cumsum(values, axis=1)
+    unit = plots.money_unit(tops.max())
+    rows = series.thin(tops)
+    data, entries = [], []
+    for v, name in enumerate(names):
+        colour = plots.OTHERS if name == other else colours.pools[name]
+        area = {"stackgroup": "all", "fillcolor": colour + "cc"}
+        data.append(plots.line(scenario.minutes[rows], values[rows, v] / unit.factor, name, colour, unit.suffix, width=0.5, **area))
+        entries.append((name, plots.amount(values[-1, v], unit), colour, tops[-1, v] - values[-1, v] / 2))
+    top = 1.05 * tops.max() or 1.0
+    notes, right = plots.end_labels(entries, 0, top, 200)
+    vertical = plots.value_axis(0, top / unit.factor, unit.suffix)
+    layout = plots.layout(246, right=right, xaxis=plots.time_axis(scenario, 8), yaxis=vertical, annotations=notes)
+    unit_text = f"USD at the prices of each moment, stacked, with values at the end; {_time(scenario)}"
+    return Chart("Open interest by pool", unit_text, captions.interest(scenario), _figure(scenario, data, layout))
+
+
+def _depth(scenario: Scenario, colours: Colours) -> Chart:
+    names, depth = _names(scenario, "asset"), _values(scenario, "depth_usd", "asset")
+    share = 100 * depth / depth[0]
+    shown = series.largest(_asset_sizes(scenario), plots.PARTS)
+    rows = series.thin(share[:, shown])
+    x = scenario.minutes[rows]
+    data = [plots.line(x, share[rows, a], names[a], colours.assets[names[a]], "%", width=1.4) for a in shown]
+    top = 1.05 * share[:, shown].max()
+    entries = [(names[a], words.percent(share[-1, a] / 100, 2), colours.assets[names[a]], share[-1, a]) for a in shown]
+    notes, right = plots.end_labels(entries, 0, top, 190)
+    layout = plots.layout(236, left=46, right=right, xaxis=plots.time_axis(scenario, 8), yaxis=plots.value_axis(0, top, "%"), annotations=notes)
+    return Chart(
+        title="Market depth",
+        unit=f"percent of the depth at the start, with values at the end; {_time(scenario)}",
+        caption=captions.depth(scenario) + _left_out(shown, names, "asset"),
+        figure=_figure(scenario, data, layout),
+    )

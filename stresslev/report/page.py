@@ -1,0 +1,247 @@
+"""The page: sections put together into one document that needs nothing else."""
+
+import json
+import re
+from datetime import datetime
+from importlib.resources import files
+from itertools import count
+
+from plotly.offline import get_plotlyjs
+
+from stresslev.report import plots, sentences, tables, words
+from stresslev.report.charts import Chart, charts
+from stresslev.report.inputs import Run, Scenario
+from stresslev.report.markup import Html, data_script, join, tag
+
+#: Nothing is fetched from anywhere: the browser is told to refuse it.
+_POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; form-action 'none'"
+
+_NOT_MODELLED = (
+    "Isolated-margin and coin-margined accounts: every account is cross-margined in USD.",
+    "Lending, and portfolio margin across products.",
+    "Auto-deleveraging and socialised loss: bad debt is stated before either. It is what winning accounts would have to bear.",
+    "Several marks per asset: all pools mark to one price.",
+    "Funding payments.",
+    "Leverage rules that change while the scenario runs.",
+    "Traders who react: nobody adds margin or closes positions by himself, and makers always take the other side.",
+    "Credit between pools: pools meet only in the common market.",
+)
+
+
+def _package_text(name: str) -> str:
+    return files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+def _section(identity: str, title: str, *content, **attributes) -> Html:
+    return tag("section", tag("h2", title, id=f"{identity}-title"), *content, id=identity, aria_labelledby=f"{identity}-title", **attributes)
+
+
+def _items(texts, **attributes) -> Html | None:
+    return tag("ul", [tag("li", t) for t in texts], **attributes) if texts else None
+
+
+def _facts(pairs, **attributes) -> Html:
+    return tag("dl", [tag("div", tag("dt", name), tag("dd", value)) for name, value in pairs], **attributes)
+
+
+def _created(run: Run) -> str:
+    text = run.attributes.get("created", "")
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        return text
+    return f"{words.date(time)}, {time:%H:%M} UTC"
+
+
+def _header(run: Run) -> Html:
+    a = run.attributes
+    sampled = run.configuration["system"]["book"].get("file") is None
+    pairs = [
+        ("Created", _created(run)),
+        ("stresslev", a["stresslev_version"]),
+        ("Accounts", words.count(float(run.scenarios[0].data.accounts.sum()))),
+        ("Seed", str(a["seed"]) if sampled else f"{a['seed']} (not used: accounts from a file)"),
+        ("Precision", a["precision"]),
+    ]
+    lead = tag("p", " ".join(run.description.split()), class_="lead") if run.description else None
+    title = tag("h1", tag("span", "Stress test report", class_="kicker"), run.title)
+    return tag("header", title, lead, tag("p", sentences.system_sentence(run)), _facts(pairs, class_="facts"))
+
+
+def _verdict(run: Run) -> Html:
+    state = sentences.state(run)
+    mark = {sentences.BREACHED: "✕", sentences.WITHIN: "✓", sentences.NO_LIMITS: "○"}[state]
+    statement = tag("p", tag("span", mark, class_="sign", aria_hidden="true"), sentences.headline(run), class_="statement")
+    banner = tag("div", statement, tag("p", sentences.explanation(run)), class_=f"banner {state}")
+    return _section("verdict", "Verdict", banner, _items(sentences.narrative(run), class_="narrative"), tables.verdict(run))
+
+
+def _contents(run: Run) -> Html:
+    entries = [("verdict", "Verdict"), ("comparison", "Scenarios compared")]
+    entries += [(f"scenario-{s.name}", s.title) for s in run.scenarios]
+    entries += [("assumptions", "Assumptions and limits of the model"), ("health", "Numerical health"), ("reproduce", "How to reproduce this report")]
+    links = [tag("li", tag("a", title, href=f"#{identity}")) for identity, title in entries]
+    return tag("nav", tag("h2", "Contents"), tag("ol", links), aria_label="Contents", class_="contents")
+
+
+def _comparison(run: Run) -> Html:
+    infinite = tag("p", "∞: a share of something that is zero at the start.", class_="note") if tables.has_infinite(run) else None
+    note = tag("p", "Definitions are in the section on assumptions. “Unsettled” is the negative equity of accounts still open at the end.", class_="note")
+    parts = [tables.comparison(run), tag("h3", "By pool"), tables.pools(run), infinite, note]
+    return _section("comparison", "Scenarios compared", *parts)
+
+
+def _figure(chart: Chart, number: int) -> Html:
+    title = tag("h4", chart.title, tag("span", chart.unit, class_="unit") if chart.unit else None)
+    if chart.figure is None:
+        return tag("div", title, tag("p", chart.caption, class_="empty"), class_="figure")
+    key = [
+        tag("li", tag("span", "", class_=f"swatch {kind}", style=f"border-color:{colour}"), text) for kind, colour, text in chart.key
+    ]
+    identity = f"figure-{number}"
+    plot = tag(
+        "div",
+        class_="plot",
+        id=identity,
+        role="img",
+        aria_label=f"{chart.title}. {chart.caption}",
+        style=f"height:{chart.figure['layout']['height']}px",
+    )
+    legend = tag("ul", key, class_="key") if key else None
+    return tag("figure", title, legend, plot, tag("figcaption", chart.caption), data_script(f"{identity}-data", chart.figure), class_="figure")
+
+
+def _scenario(scenario: Scenario, colours: plots.Colours, numbers) -> Html:
+    m = scenario.metrics
+    key = [
+        (words.metric_title(name), words.metric_value(name, m[name]))
+        for name in ("bad_debt_usd", "insurance_fund_fall", "liquidated_notional_share", "amplification")
+    ]
+    length = words.duration(float(scenario.minutes[-1]))
+    step = words.duration(float(scenario.minutes[1] - scenario.minutes[0]))
+    when = f"from {words.moment(scenario.start, 0).removeprefix('at ')}, " if scenario.start else ""
+    kind = tag("p", f"{scenario.severity}, {scenario.origin}; {when}{length} in steps of {step}", class_="kind")
+    notices = None
+    if scenario.notices:
+        texts = [t[0].upper() + t[1:] + ("" if t.endswith(".") else ".") for t in scenario.notices]
+        notices = tag("aside", tag("h3", "Notices of this run"), _items(texts), class_="notices")
+    text = [tag("p", p) for p in words.paragraphs(scenario.description)]
+    drawn = [_figure(chart, next(numbers)) for chart in charts(scenario, colours)]
+    return _section(f"scenario-{scenario.name}", scenario.title, kind, text, _facts(key, class_="numbers"), notices, drawn, class_="scenario")
+
+
+def _path_rows(run: Run, name: str) -> list[list[str]]:
+    spec = next((s for s in run.configuration["scenarios"] if s["name"] == name), {"paths": {}})
+    rows = []
+    for asset, path in spec["paths"].items():
+        proxy = f"follows {path['proxy']} with a beta of {path['beta']:g}" if path.get("proxy") else ""
+        file = f"file {path['file']}" if path.get("file") else ""
+        form = proxy or file or words.plural(len(path.get("minutes") or ()), "point")
+        rows.append([asset, form, path.get("source") or "not stated"])
+    return rows
+
+
+def _scenario_assumptions(run: Run, scenario: Scenario) -> Html:
+    spec = next((s for s in run.configuration["scenarios"] if s["name"] == scenario.name), {})
+    changed = [f"{key} = {spec[key]:g}" for key in ("shock_scale", "depth_scale") if spec.get(key, 1) != 1]
+    scaled = tag("p", f"Scaled: {words.listing(changed)}.") if changed else None
+    assumed = _items(scenario.assumptions) or tag("p", "No assumptions are stated.")
+    sources = _items(scenario.sources) or tag("p", "No sources are stated.")
+    paths = tables.table(["Asset", "Exogenous price", "Source"], _path_rows(run, scenario.name), text_columns=3)
+    return tag("div", tag("h3", scenario.title), scaled, assumed, tag("h4", "Sources"), sources, paths)
+
+
+def _assumptions(run: Run) -> Html:
+    system, policy = run.configuration["system"], run.configuration["policy"]
+    multiplier = policy["maintenance_multiplier"]
+    own = ", except where a pool and asset has its own" if policy["pools"] else ""
+    rules = "Maintenance margins are the tiers' own" if multiplier == 1 else f"Maintenance margins are {multiplier:g} times the tiers' own"
+    rounds = words.plural(run.configuration["run"]["max_rounds"], "round")
+    parts = [
+        tag("h3", f"The system: {system['name']}"),
+        [tag("p", p) for p in words.paragraphs(system.get("description", ""))],
+        _items(system.get("assumptions")) or tag("p", "The system states no assumptions."),
+        tag("p", f"{rules}{own}. Within one step liquidations go on for at most {rounds}."),
+        tag("h4", "Pools"),
+        tables.system_pools(run),
+        tag("h4", "Markets"),
+        tables.system_assets(run),
+        tag("h4", "Maintenance tiers"),
+        tables.tiers(run),
+        [_scenario_assumptions(run, s) for s in run.scenarios],
+        tag("h3", "What the model does not do"),
+        _items(_NOT_MODELLED),
+        tag("h3", "Definitions"),
+        tables.definitions(),
+    ]
+    return _section("assumptions", "Assumptions and limits of the model", *parts)
+
+
+def _health(run: Run) -> Html:
+    text = (
+        "Cash and positions must balance in every pool and step; what is left over is rounding, stated here as a share of the open interest "
+        "at the start. A step whose residual passes the tolerance of the precision stops the run, and no report is written. "
+        "The residual of the whole run sums all ledgers anew from the first to the last step; it is stated and not held against the tolerance."
+    )
+    return _section("health", "Numerical health", tag("p", text), tables.health(run))
+
+
+def pretty(configuration: dict) -> str:
+    """Indented JSON with lists of numbers and words on one line."""
+    text = json.dumps(configuration, indent=2, ensure_ascii=False)
+    return re.sub(r"\[\n\s*([^\[\]{}]*?)\n\s*\]", lambda m: "[" + re.sub(r"\n\s*", " ", m[1]) + "]", text)
+
+
+def _reproduce(run: Run) -> Html:
+    a = run.attributes
+    digests = json.loads(a.get("input_files_sha256", "{}"))
+    inputs = tables.table(["Input file", "SHA-256"], list(digests.items()), text_columns=2) if digests else tag("p", "No files of accounts or prices were read.")
+    versions = [(k, str(a[k])) for k in ("stresslev_version", "python", "jax", "numpy", "xarray", "platform", "device", "precision", "seed") if k in a]
+    versions.append(("wall time", f"{float(a['wall_seconds']):,.1f} s"))
+    versions = [(k.replace("_", " "), v) for k, v in versions]
+    whole = tag("details", tag("summary", "Effective configuration (JSON)"), tag("pre", pretty(run.configuration)))
+    parts = [
+        tag("p", "This run was started by:"),
+        tag("pre", a["command"], class_="command"),
+        tag("p", "The same run again, from the configuration stored in its result (FOLDER holds this report, NEW is a new folder):"),
+        tag("pre", "stresslev rerun FOLDER --out NEW", class_="command"),
+        tag("h3", "Environment"),
+        _facts(versions, class_="facts"),
+        tag("h3", "Input files"),
+        inputs,
+        tag("h3", "Configuration"),
+        whole,
+        tag("p", "The effective configuration is not printed: it is in this page on screen and in result.nc.", class_="print-only"),
+    ]
+    return _section("reproduce", "How to reproduce this report", *parts)
+
+
+def document(run: Run) -> str:
+    """The whole page."""
+    look, numbers = plots.colours(run), count(1)
+    body = [
+        tag("a", "Skip to the verdict", href="#verdict", class_="skip"),
+        _header(run),
+        tag(
+            "main",
+            _verdict(run),
+            _contents(run),
+            tag("noscript", tag("p", "Charts need JavaScript, which this page carries with it. All figures are in the text and tables.")),
+            _comparison(run),
+            [_scenario(s, look, numbers) for s in run.scenarios],
+            _assumptions(run),
+            _health(run),
+            _reproduce(run),
+        ),
+        tag("footer", f"stresslev {run.attributes['stresslev_version']}, {_created(run)}"),
+        tag("script", Html(get_plotlyjs())),
+        tag("script", Html(_package_text("charts.js"))),
+    ]
+    head = [
+        tag("meta", charset="utf-8"),
+        tag("meta", http_equiv="Content-Security-Policy", content=_POLICY),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("title", f"{run.title}: stress test report"),
+        tag("style", Html(_package_text("style.css"))),
+    ]
+    return "<!DOCTYPE html>\n" + tag("html", join(tag("head", head), "\n", tag("body", body)), lang="en") + "\n"

@@ -1,0 +1,165 @@
+"""The verdict in words: the headline and what the committee should know first."""
+
+from stresslev.report import words
+from stresslev.report.facts import (
+    NEGLIGIBLE,
+    Deepening,
+    deepenings,
+    exhausted_funds,
+    fundless_pools,
+    insolvent_pools,
+    open_interest,
+)
+from stresslev.report.inputs import Run, Scenario
+
+#: State of a run against its limits.
+BREACHED, WITHIN, NO_LIMITS = "breached", "within", "none"
+
+
+def state(run: Run) -> str:
+    """BREACHED, WITHIN or NO_LIMITS."""
+    if not run.checks:
+        return NO_LIMITS
+    return BREACHED if any(c.breached for c in run.checks) else WITHIN
+
+
+def headline(run: Run) -> str:
+    """The verdict in one line."""
+    if not run.checks:
+        return "No limits set"
+    breached = [c for c in run.checks if c.breached]
+    if not breached:
+        return "Within all limits"
+    where = len({c.scenario for c in breached})
+    return f"Limits breached: {len(breached)} of {words.plural(len(run.checks), 'check')}, in {where} of {words.plural(len(run.scenarios), 'scenario')}"
+
+
+def explanation(run: Run) -> str:
+    """What the headline rests on."""
+    limits = len({(c.metric, c.side) for c in run.checks})
+    if not limits:
+        return "The suite sets no limits, so the figures below are stated without a judgement."
+    held = f"{words.plural(limits, 'limit')} held against {words.plural(len(run.scenarios), 'scenario')}"
+    return f"{held}. " + ("Every value is within its bound." if state(run) == WITHIN else "A breach is a value outside its bound.")
+
+
+def narrative(run: Run) -> list[str]:
+    """Two to four sentences: the worst scenario, insurance funds, what the cascade did to prices, what is unsettled."""
+    if not any(s.liquidated for s in run.scenarios):
+        where = "in any scenario" if len(run.scenarios) > 1 else "in this scenario"
+        sentences = [
+            f"No account is liquidated {where}, so no insurance fund is drawn on and no bad debt arises.",
+            "Prices follow the scenario alone: there is no cascade.",
+        ]
+    else:
+        sentences = [_losses(run), _funds(run), _cascade(run)]
+    return [*sentences, *_unsettled(run)]
+
+
+def _quoted(scenario: Scenario) -> str:
+    return f"“{scenario.title}”"
+
+
+def _ranked(run: Run) -> list[Scenario]:
+    """Scenarios, the worst first: by bad debt over open interest, then by fund fall, then by what was liquidated."""
+    keys = ("bad_debt_over_open_interest", "insurance_fund_fall", "liquidated_notional_share")
+    return sorted(run.scenarios, key=lambda s: tuple(-s.metrics[k] for k in keys))
+
+
+def _losses(run: Run) -> str:
+    worst, many = _ranked(run)[0], len(run.scenarios) > 1
+    debt = worst.metrics["bad_debt_usd"]
+    if debt <= 0:
+        settled = " that has been settled" if any(s.metrics["latent_deficit_over_open_interest"] > 0 for s in run.scenarios) else ""
+        used = any(s.metrics["insurance_fund_use"] > 0 for s in run.scenarios)
+        payer = "margin and the insurance funds pay" if used else "margin alone pays"
+        text = f"{'No scenario leaves' if many else 'The scenario leaves no'} bad debt: {payer} every loss{settled}."
+        heaviest = max(run.scenarios, key=lambda s: s.metrics["liquidated_notional_share"])
+        amount = words.percent(heaviest.metrics["liquidated_notional_share"])
+        accounts = words.percent(heaviest.metrics["liquidated_accounts_share"])
+        who = f"Most is liquidated in {_quoted(heaviest)}" if many else "Liquidated are"
+        return f"{text} {who}{':' if many else ''} {amount} of the notional, of {accounts} of the accounts."
+    size = f"{words.usd(debt)} of bad debt, {words.percent(worst.metrics['bad_debt_over_open_interest'])} of the open interest at its start"
+    subject = f"The worst scenario is {_quoted(worst)}: it leaves" if many else "The scenario leaves"
+    gone = insolvent_pools(worst)
+    if gone:
+        end = f", and makes {words.plural(len(gone), 'pool')} insolvent ({words.listing(gone)})."
+    else:
+        end = "; no pool becomes insolvent, since the treasuries of the pools concerned cover it."
+    others = sum(s.metrics["bad_debt_usd"] > 0 for s in run.scenarios) - 1
+    rest = ""
+    if many:
+        rest = f" Bad debt also arises in {words.plural(others, 'other scenario')}." if others else " No other scenario leaves bad debt."
+    return f"{subject} {size}{end}{rest}"
+
+
+def _funds(run: Run) -> str:
+    ran_out = [(s, found) for s in _ranked(run) if (found := exhausted_funds(s))]
+    without = list(dict.fromkeys(p for s in run.scenarios for p in fundless_pools(s)))
+    if len(without) == len(run.pools):
+        return "No pool has an insurance fund at the start."
+    note = f" {words.listing(without)} {'starts' if len(without) == 1 else 'start'} without an insurance fund." if without else ""
+    if ran_out:
+        parts = []
+        for scenario, found in ran_out[:2]:
+            each = words.listing([f"{f.pool} ({words.moment(scenario.start, f.minutes)})" for f in found])
+            funds = "fund" if len(found) == 1 else "funds"
+            where = f"in {_quoted(scenario)} " if len(run.scenarios) > 1 else ""
+            parts.append(f"{where}the insurance {funds} of {each} {'runs' if len(found) == 1 else 'run'} out")
+        text = "; ".join(parts)
+        more = len(ran_out) - len(parts)
+        also = f", as {'does one' if more == 1 else 'do some'} in {words.plural(more, 'other scenario')}" if more else ""
+        return f"{text[0].upper()}{text[1:]}{also}.{note}"
+    worst = max(run.scenarios, key=lambda s: s.metrics["insurance_fund_fall"])
+    deepest = worst.metrics["insurance_fund_fall"]
+    if deepest < NEGLIGIBLE:
+        return f"No insurance fund runs out, and none falls noticeably below its start.{note}"
+    pool = max(worst.pools, key=lambda p: worst.pools[p]["insurance_fund_fall"])
+    where = f" in {_quoted(worst)}" if len(run.scenarios) > 1 else ""
+    return f"No insurance fund runs out; the deepest fall is that of {pool}, by {words.percent(deepest)} of its start{where}.{note}"
+
+
+def _fall_text(d: Deepening) -> str:
+    if d.fall_without < NEGLIGIBLE:
+        return f"falls by {words.percent(d.fall)}, where the scenario alone would not have made it fall"
+    return f"falls by {words.percent(d.fall)} instead of {words.percent(d.fall_without)}"
+
+
+def _cascade(run: Run) -> str:
+    every = [(s, d) for s in run.scenarios for d in deepenings(s)]
+    scenario, worst = max(every, key=lambda pair: pair[1].further)
+    if worst.further < NEGLIGIBLE:
+        return f"The cascade deepens no asset's fall by more than {words.points(NEGLIGIBLE)}."
+    where = f" in {_quoted(scenario)}" if len(run.scenarios) > 1 else ""
+    ratio = f" ({words.times(worst.ratio)} the fall)" if worst.ratio else ""
+    text = f"The cascade adds most to the fall of {worst.asset}{where}: it {_fall_text(worst)}, {words.points(worst.further)} further{ratio}."
+    steepest, relative = max(every, key=lambda pair: pair[1].ratio or 0)
+    if relative.ratio and worst.ratio and relative.ratio > 1.05 * worst.ratio:
+        there = f" in {_quoted(steepest)}" if len(run.scenarios) > 1 else ""
+        text += f" In proportion it adds most to that of {relative.asset}{there}: {words.times(relative.ratio)}."
+    return text
+
+
+def _unsettled(run: Run) -> list[str]:
+    worst = max(run.scenarios, key=lambda s: s.metrics["latent_deficit_over_open_interest"])
+    share = worst.metrics["latent_deficit_over_open_interest"]
+    if share <= 0:
+        return []
+    amount = words.usd(float(worst.data.latent_deficit_usd.sum()))
+    where = f"of {_quoted(worst)}" if len(run.scenarios) > 1 else "of the scenario"
+    return [f"At the end {where} accounts that are still open have {amount} of negative equity ({words.percent(share)} of open interest), not yet settled."]
+
+
+def system_sentence(run: Run) -> str:
+    """What was stressed."""
+    interest = [open_interest(s) for s in run.scenarios]
+    low, high = words.usd(min(interest)), words.usd(max(interest))
+    size = low if low == high else f"between {low} and {high}"
+    funds = float(run.scenarios[0].data.insurance_fund_usd.isel(time=0).sum())
+    accounts = words.count(float(run.scenarios[0].data.accounts.sum()))
+    pools, assets = words.plural(len(run.pools), "pool"), words.plural(len(run.assets), "asset")
+    source = "accounts read from a file" if run.configuration["system"]["book"].get("file") else "sampled accounts"
+    trade = "trades" if len(run.pools) == 1 else "trade"
+    shared = f"{assets} ({words.listing(run.assets, 6)})"
+    held = f"{size} of open interest and {words.usd(funds)} in insurance funds at the start"
+    return f"{pools} ({words.listing(run.pools, 6)}) {trade} {shared}, with {accounts} {source}, {held}."

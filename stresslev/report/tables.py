@@ -1,0 +1,200 @@
+"""The tables of the report."""
+
+from collections.abc import Iterator, Sequence
+
+from stresslev.metrics import METRICS
+from stresslev.report import words
+from stresslev.report.inputs import Check, Run, Scenario
+from stresslev.report.markup import Html, join, tag
+
+#: Most scenarios side by side; more go into a further table.
+ABREAST = 5
+
+_COMPARED = (
+    "bad_debt_over_open_interest",
+    "bad_debt_usd",
+    "insurance_fund_use",
+    "insurance_fund_fall",
+    "insolvent_pools",
+    "liquidated_accounts_share",
+    "liquidated_notional_share",
+    "amplification",
+    "endogenous_fall",
+    "latent_deficit_over_open_interest",
+    "peak_liquidation_rate",
+)
+#: Metric of a pool -> a heading short enough for a narrow column.
+_PER_POOL = {
+    "bad_debt_usd": "Bad debt",
+    "bad_debt_over_open_interest": "Bad debt / open interest",
+    "insurance_fund_use": "Fund use",
+    "insurance_fund_fall": "Deepest fund fall",
+    "insolvent_pools": "Insolvent",
+    "liquidated_accounts_share": "Accounts liquidated",
+    "liquidated_notional_share": "Notional liquidated",
+    "latent_deficit_over_open_interest": "Unsettled / open interest",
+    "peak_liquidation_rate": "Peak rate per step",
+}
+_RESIDUALS = ("conservation_residual", "total_residual")
+#: Residual, as a share of open interest, past which the engine stops a run, by precision.
+TOLERANCE = {"float32": 1e-5, "float64": 1e-9}
+
+
+def table(head: Sequence, rows: Sequence[Sequence], *, text_columns: int = 1, caption: str | None = None) -> Html:
+    """A table whose first column names its rows; columns after the first `text_columns` hold numbers."""
+    header = tag("tr", [tag("th", h, scope="col", class_="n" if i >= text_columns else None) for i, h in enumerate(head)])
+    body = [
+        tag("tr", tag("th", row[0], scope="row"), [tag("td", c, class_="n" if i >= text_columns else None) for i, c in enumerate(row[1:], 1)])
+        for row in rows
+    ]
+    title = tag("caption", caption) if caption else None
+    return tag("div", tag("table", title, tag("thead", header), tag("tbody", body)), class_="wide")
+
+
+def link(scenario: Scenario) -> Html:
+    """A scenario's title, leading to its section."""
+    return tag("a", scenario.title, href=f"#scenario-{scenario.name}")
+
+
+def _parts(run: Run) -> Iterator[tuple[Scenario, ...]]:
+    for i in range(0, len(run.scenarios), ABREAST):
+        yield run.scenarios[i : i + ABREAST]
+
+
+def bound_text(check: Check) -> str:
+    """at most 0.5%."""
+    return f"at {'most' if check.side == 'max' else 'least'} {words.metric_value(check.metric, check.bound, 12)}"
+
+
+def _verdict_cell(check: Check | None) -> Html:
+    if check is None:
+        return tag("td", "–", class_="n")
+    value = tag("span", words.value_against(check.metric, check.value, check.bound), class_="value")
+    mark = tag("span", "✕ breached" if check.breached else "✓ within", class_="mark")
+    return tag("td", value, mark, class_="n breached" if check.breached else "n within")
+
+
+def verdict(run: Run) -> Html:
+    """Limits against scenarios, with marks that can be read without colour."""
+    limits = list(dict.fromkeys((c.metric, c.side, c.bound, c.reason) for c in run.checks))
+    found = {(c.metric, c.side, c.bound, c.reason, c.scenario): c for c in run.checks}
+    tables = []
+    for part in _parts(run):
+        head = tag("tr", tag("th", "Limit", scope="col"), [tag("th", link(s), scope="col", class_="n") for s in part])
+        body = []
+        for limit in limits:
+            cells = [found.get((*limit, s.name)) for s in part]
+            example = next(c for c in run.checks if (c.metric, c.side, c.bound, c.reason) == limit)
+            name = [words.metric_title(example.metric), tag("span", bound_text(example), class_="bound")]
+            reason = tag("span", example.reason, class_="reason") if example.reason else None
+            body.append(tag("tr", tag("th", *name, reason, scope="row"), [_verdict_cell(c) for c in cells]))
+        tables.append(tag("div", tag("table", tag("thead", head), tag("tbody", body), class_="verdicts"), class_="wide"))
+    return join(tables)
+
+
+def comparison(run: Run) -> Html:
+    """Metrics against scenarios."""
+    breached = {(c.metric, c.scenario) for c in run.checks if c.breached}
+    tables = []
+    for part in _parts(run):
+        rows = []
+        for name in _COMPARED:
+            cells = []
+            for s in part:
+                text = words.metric_value(name, s.metrics[name])
+                cells.append(tag("strong", tag("span", "✕ ", class_="mark"), text) if (name, s.name) in breached else text)
+            rows.append([METRICS[name].title, *cells])
+        tables.append(table(["Metric", *(link(s) for s in part)], rows))
+    note = tag("p", "✕ marks a value that breaches a limit.", class_="note") if breached else None
+    return join(tables, note)
+
+
+def _pool_cell(name: str, value: float) -> str:
+    if name == "insolvent_pools":
+        return "✕ yes" if value > 0 else "no"
+    return words.metric_value(name, value)
+
+
+def pools(run: Run) -> Html:
+    """Every pool in every scenario."""
+    head = tag("tr", tag("th", "Pool", scope="col"), [tag("th", title, scope="col", class_="n") for title in _PER_POOL.values()])
+    groups = []
+    for s in run.scenarios:
+        title = tag("tr", tag("th", link(s), scope="rowgroup", colspan=len(_PER_POOL) + 1, class_="group"))
+        rows = [
+            tag("tr", tag("th", pool, scope="row"), [tag("td", _pool_cell(name, values[name]), class_="n") for name in _PER_POOL])
+            for pool, values in s.pools.items()
+        ]
+        groups.append(tag("tbody", title, rows))
+    return tag("div", tag("table", tag("thead", head), groups, class_="dense"), class_="wide")
+
+
+def has_infinite(run: Run) -> bool:
+    """Whether a table shows a share of nothing."""
+    values = [v for s in run.scenarios for group in (s.metrics, *s.pools.values()) for v in group.values()]
+    return any(v == float("inf") for v in values)
+
+
+def tiers(run: Run) -> Html:
+    """Where the maintenance tiers come from and who uses them."""
+    system = run.configuration["system"]
+    users = {name: [f"{p} {a}" for p, pool in system["pools"].items() for a, t in pool["tiers"].items() if t == name] for name in system["tiers"]}
+    rows = []
+    for name, tier in system["tiers"].items():
+        rates = tier["maintenance_rates"]
+        spread = f"{words.percent(rates[0])} to {words.percent(rates[-1])}" if len(rates) > 1 else words.percent(rates[0])
+        rows.append([name, tier["source"], words.listing(users[name], 6) if users[name] else "not used", words.count(len(rates)), spread])
+    return table(["Table", "Source", "Used by", "Tiers", "Maintenance rates"], rows, text_columns=3)
+
+
+def system_pools(run: Run) -> Html:
+    """The pools as configured."""
+    rows = []
+    for name, pool in run.configuration["system"]["pools"].items():
+        rule = pool.get("liquidation", {})
+        text = f"just enough for a health of {rule['target_health']:g}" if rule.get("rule") == "restore" else "in full"
+        capacity = pool.get("liquidation_capacity_usd_per_minute")
+        fees = f"{pool['liquidation_fee_bps']:g} + {pool['taker_fee_bps']:g} bp"
+        cells = [words.usd(pool["insurance_fund_usd"]), fees, f"{words.usd(capacity)} per minute" if capacity else "unlimited"]
+        rows.append([name, pool.get("description", ""), text, *cells])
+    head = ["Pool", "Description", "Accounts are closed", "Insurance fund", "Liquidation + taker fee", "Capacity"]
+    return table(head, rows, text_columns=3)
+
+
+def system_assets(run: Run) -> Html:
+    """The markets as configured."""
+    rows = [
+        [
+            name,
+            words.usd(a["depth_usd"]),
+            words.percent(a["volatility"]),
+            f"{a['impact_exponent']:g}",
+            words.percent(a["permanent_share"]),
+            words.duration(a["impact_half_life_minutes"]),
+            f"{a['depth_volatility_exponent']:g}",
+            words.percent(a["depth_floor"]),
+        ]
+        for name, a in run.configuration["system"]["assets"].items()
+    ]
+    head = ["Asset", "Flow per 1% move", "Volatility a year", "Impact exponent", "Permanent share", "Half-life of the rest", "Depth exponent", "Depth floor"]
+    return table(head, rows)
+
+
+def health(run: Run) -> Html:
+    """Residuals against the tolerance of the precision."""
+    tolerance = TOLERANCE.get(run.attributes["precision"])
+    limit = words.scientific(tolerance) if tolerance else "not known"
+    rows = [
+        [link(s), words.plural(s.data.sizes["time"] - 1, "step"), *(words.scientific(s.metrics[r]) for r in _RESIDUALS), limit, _status(s)]
+        for s in run.scenarios
+    ]
+    return table(["Scenario", "Length", "Worst step", "Whole run", "Tolerance per step", "Status"], rows)
+
+
+def _status(scenario: Scenario) -> str:
+    return words.plural(len(scenario.notices), "notice") if scenario.notices else "no notices"
+
+
+def definitions() -> Html:
+    """What each metric means."""
+    return tag("dl", [[tag("dt", m.title), tag("dd", m.description + ".")] for m in METRICS.values()], class_="definitions")
