@@ -23,6 +23,14 @@ def test_every_command_of_the_readme_exists():
     assert set(re.findall(r"^make (\w+)", text, flags=re.M)) <= targets
 
 
+def test_the_python_example_of_the_readme_runs():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    [code] = re.findall(r"```python\n(.*?)```", text, flags=re.S)
+    seen = {}
+    exec(code.replace("50_000", "2_000"), seen)
+    assert seen["outcome"].metrics["gap_35_half_depth"]["liquidated_accounts_share"] > 0
+
+
 def test_links_of_the_readme_lead_somewhere():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     for link in re.findall(r"\]\(([^)#]+)\)", text):

@@ -3,7 +3,7 @@
 import numpy as np
 
 from stresslev.report import words
-from stresslev.report.facts import NEGLIGIBLE, deepenings, exhausted_funds, fundless_pools, open_interest
+from stresslev.report.facts import NEGLIGIBLE, exhausted_funds, fundless_pools, open_interest, swings
 from stresslev.report.inputs import Scenario
 
 
@@ -11,18 +11,33 @@ def _when(scenario: Scenario, index: int) -> str:
     return words.moment(scenario.start, scenario.minutes[index])
 
 
+def exhaustion_times(scenario: Scenario) -> str:
+    """When the insurance funds ran out: the time of one, or of the first and the last."""
+    found = exhausted_funds(scenario)
+    first, last = (words.moment(scenario.start, f.minutes) for f in (found[0], found[-1]))
+    return first if first == last else f"(the first {first}, the last {last})"
+
+
+def _rise(scenario: Scenario) -> str:
+    """The highest rise, if it is larger than the deepest fall."""
+    every = swings(scenario)
+    highest = max(every, key=lambda s: s.rise)
+    if highest.rise < max(NEGLIGIBLE, *(s.fall for s in every)):
+        return ""
+    peak, alone = words.percent(1 + highest.rise), words.percent(1 + highest.rise_without)
+    return f" {highest.asset} rises most, to {peak} of its start ({alone} without the cascade)."
+
+
 def prices(scenario: Scenario) -> str:
-    """Deepest falls and what the cascade added."""
-    ds = scenario.data
-    every = deepenings(scenario)
+    """Deepest falls and what the cascade added; rises where they are larger."""
+    return _falls(scenario) + _rise(scenario)
+
+
+def _falls(scenario: Scenario) -> str:
+    every = swings(scenario)
     deepest = max(every, key=lambda d: d.fall)
     if deepest.fall < NEGLIGIBLE:
-        top = (ds.price_usd / ds.price_usd.isel(time=0)).max("time")
-        text = "No price falls below its start."
-        if float(top.max()) > 1 + NEGLIGIBLE:
-            name = str(top.asset.values[int(top.argmax())])
-            text += f" {name} rises most, to {words.percent(float(top.max()))} of its start."
-        return text
+        return "No price falls below its start."
     text = f"{deepest.asset} falls deepest: by {words.percent(deepest.fall)}, {words.moment(scenario.start, deepest.minutes)}"
     text += f" ({words.percent(deepest.fall_without)} without the cascade)."
     most = max(every, key=lambda d: d.further)
@@ -35,6 +50,15 @@ def prices(scenario: Scenario) -> str:
     return text + f" The cascade adds most to the fall of {most.asset}: {words.points(most.further)}."
 
 
+def close_up(scenario: Scenario, window: tuple[float, float]) -> str:
+    """What part of the scenario is shown, and how much is liquidated in it."""
+    closed = (scenario.data.closed_long_usd + scenario.data.closed_short_usd).sum(("pool", "asset"))
+    share = float(closed.sel(time=slice(*window)).sum() / closed.sum())
+    length = words.duration(window[1] - window[0])
+    when = words.span(scenario.start, *window)
+    return f"The same prices over {length}, {when}: {words.percent(share)} of what is liquidated falls into this time."
+
+
 def liquidations(scenario: Scenario, sums: np.ndarray, size: int) -> str:
     """Totals of both sides and the busiest bucket.
 
@@ -45,9 +69,9 @@ def liquidations(scenario: Scenario, sums: np.ndarray, size: int) -> str:
     width = words.duration(size * float(scenario.minutes[1] - scenario.minutes[0]))
     busiest = int(np.argmax(sums))
     accounts = words.percent(scenario.metrics["liquidated_accounts_share"])
-    closed = f"Pools close longs worth {words.usd(long)} and shorts worth {words.usd(short)}, of {accounts} of the accounts."
+    closed = f"Longs worth {words.usd(long)} and shorts worth {words.usd(short)} are closed, from {accounts} of the accounts."
     share = words.percent(sums[busiest] / (long + short))
-    peak = f"The busiest bar begins {_when(scenario, busiest * size)} and holds {share} of it ({words.usd(sums[busiest])})."
+    peak = f"Most is closed in the bar that begins {_when(scenario, busiest * size)}: {words.usd(sums[busiest])}, {share} of the whole."
     return f"{closed} Each bar adds up {width}. {peak}"
 
 
@@ -57,16 +81,18 @@ def funds(scenario: Scenario) -> str:
     gone, without = exhausted_funds(scenario), fundless_pools(scenario)
     parts = []
     if gone:
-        each = words.listing([f"{f.pool} {words.moment(scenario.start, f.minutes)}" for f in gone])
-        parts.append(f"{'A fund runs' if len(gone) == 1 else 'Funds run'} out: {each}.")
+        names = words.listing([f.pool for f in gone])
+        subject, verb = ("fund", "runs") if len(gone) == 1 else ("funds", "run")
+        parts.append(f"The {subject} of {names} {verb} out {exhaustion_times(scenario)}.")
     worst = max(scenario.pools, key=lambda p: scenario.pools[p]["insurance_fund_fall"])
     fall = scenario.pools[worst]["insurance_fund_fall"]
-    if not gone and fall < NEGLIGIBLE:
+    if not gone and fall < NEGLIGIBLE and len(without) < len(scenario.pools):
         parts.append("No fund falls noticeably below its start.")
-    elif not gone:
+    elif not gone and fall >= NEGLIGIBLE:
         series = fund.sel(pool=worst)
         low = int(series.argmin("time"))
-        parts.append(f"{worst} falls deepest, by {words.percent(fall)} to {words.usd(float(series.isel(time=low)))}, {_when(scenario, low)}.")
+        left = words.usd(float(series.isel(time=low)))
+        parts.append(f"The fund of {worst} falls deepest, by {words.percent(fall)} to {left}, {_when(scenario, low)}.")
     rising = fund.isel(time=-1) > fund.isel(time=0) * (1 + NEGLIGIBLE)
     if bool(rising.any()):
         names = words.listing([str(p) for p in fund.pool.values[rising.values]])
@@ -83,7 +109,10 @@ def bad_debt(scenario: Scenario) -> str:
     total, share = float(last.sum()), scenario.metrics["bad_debt_over_open_interest"]
     first = int(np.argmax(debt.values.sum(axis=1) > 0))
     owners = [str(p) for p, d in zip(debt.pool.values, last, strict=True) if d > 0]
-    text = f"Bad debt begins {_when(scenario, first)} and ends at {words.usd(total)}, {words.percent(share)} of the open interest at the start"
+    size = f"{words.usd(total)}, {words.percent(share)} of the open interest at the start"
+    text = f"Bad debt begins {_when(scenario, first)} and ends at {size}"
+    if len(scenario.pools) == 1:
+        return f"{text}."
     if len(owners) == 1:
         return f"{text}, all of it in {owners[0]}."
     largest = int(np.argmax(last))
@@ -94,14 +123,12 @@ def interest(scenario: Scenario) -> str:
     """Open interest at both ends."""
     start = open_interest(scenario)
     end = float(scenario.data.open_interest_usd.isel(time=-1).sum())
-    if start <= 0:
-        return f"Open interest is {words.usd(end)} at the end; there is none at the start."
     change = end / start - 1
-    how = "falls" if change < 0 else "rises"
-    text = f"Open interest {how} from {words.usd(start)} to {words.usd(end)} ({'−' if change < 0 else '+'}{words.percent(abs(change))})"
     if abs(change) < NEGLIGIBLE:
-        text = f"Open interest ends where it began, at {words.usd(end)}"
-    return f"{text}, at the prices of each moment: by liquidation and by the move of prices."
+        return f"Open interest ends where it began, at {words.usd(end)}."
+    how, sign = ("falls", "−") if change < 0 else ("rises", "+")
+    move = f"from {words.usd(start)} to {words.usd(end)} ({sign}{words.percent(abs(change))})"
+    return f"Open interest {how} {move}, valued at the prices of each moment."
 
 
 def depth(scenario: Scenario) -> str:
@@ -114,4 +141,5 @@ def depth(scenario: Scenario) -> str:
         return "Depth does not fall below its start in any market."
     name = str(ds.asset.values[asset])
     usd = words.usd(float(ds.depth_usd.isel(time=index, asset=asset)))
-    return f"The market of {name} becomes thinnest: {words.percent(least)} of its depth at the start is left {_when(scenario, int(index))}, so that {usd} move the price by 1%."
+    left = f"{words.percent(least)} of that at the start is left {_when(scenario, int(index))}"
+    return f"Depth falls furthest in {name}: {left}, when a net flow of {usd} moves the price by 1%."

@@ -1,15 +1,23 @@
 "use strict";
-// Draws the charts from the JSON beside them, and again at the width of the paper before printing.
+// Draws the charts from the JSON beside them, and again in the size of the paper before printing.
 (() => {
   const PAPER_WIDTH = 672; // pixels of an A4 page within its margins
-  const CONFIG = {displaylogo: false, responsive: true};
-  const plots = [...document.querySelectorAll(".plot")];
-  for (const plot of plots) {
+  const PAPER_HEIGHT = 0.78; // of the height on screen
+  const CONFIG = {displaylogo: false, displayModeBar: false, responsive: true};
+  const plots = [];
+  for (const plot of document.querySelectorAll(".plot")) {
     const figure = JSON.parse(document.getElementById(plot.id + "-data").textContent);
     if (figure.origin !== null)
       for (const trace of figure.data) trace.x = trace.x.map((minute) => figure.origin + 60000 * minute);
+    plots.push({plot, height: figure.layout.height, size: figure.layout.font.size});
     Plotly.newPlot(plot, figure.data, figure.layout, CONFIG);
   }
-  addEventListener("beforeprint", () => plots.forEach((plot) => Plotly.relayout(plot, {autosize: false, width: PAPER_WIDTH})));
-  addEventListener("afterprint", () => plots.forEach((plot) => Plotly.relayout(plot, {autosize: true, width: null})));
+  const resize = (change, factor) => {
+    for (const {plot, height, size} of plots) {
+      plot.style.height = factor * height + "px";
+      Plotly.relayout(plot, {...change, height: factor * height, "font.size": factor < 1 ? size - 1 : size});
+    }
+  };
+  addEventListener("beforeprint", () => resize({autosize: false, width: PAPER_WIDTH}, PAPER_HEIGHT));
+  addEventListener("afterprint", () => resize({autosize: true, width: null}, 1));
 })();

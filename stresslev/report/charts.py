@@ -1,4 +1,4 @@
-"""The six charts of a scenario."""
+"""The charts of a scenario."""
 
 from dataclasses import dataclass, field
 
@@ -22,7 +22,8 @@ class Chart:
 
 def charts(scenario: Scenario, colours: Colours) -> list[Chart]:
     """All charts of a scenario, in the order of the report."""
-    return [make(scenario, colours) for make in (_prices, _liquidations, _funds, _bad_debt, _interest, _depth)]
+    made = [make(scenario, colours) for make in (_prices, _close_up, _liquidations, _funds, _bad_debt, _interest, _depth)]
+    return [chart for chart in made if chart is not None]
 
 
 def _values(scenario: Scenario, variable: str, *dims: str) -> np.ndarray:
@@ -31,6 +32,11 @@ def _values(scenario: Scenario, variable: str, *dims: str) -> np.ndarray:
 
 def _names(scenario: Scenario, dim: str) -> list[str]:
     return [str(n) for n in scenario.data[dim].values]
+
+
+def _bare(amount: float) -> str:
+    """Money where the unit is stated beside it."""
+    return words.usd(amount).removesuffix(" USD")
 
 
 def _time(scenario: Scenario) -> str:
@@ -45,43 +51,65 @@ def _asset_sizes(scenario: Scenario) -> np.ndarray:
     return scenario.data.open_interest_usd.isel(time=0).sum("pool").values
 
 
-def _left_out(shown: list[int], names: list[str], what: str) -> str:
-    missing = len(names) - len(shown)
-    return f" Not drawn: {words.plural(missing, what)} with less open interest." if missing else ""
+def _left_out(shown: list, every: list, what: str, why: str = "less open interest") -> str:
+    missing = len(every) - len(shown)
+    return f" Not drawn: {words.plural(missing, what)} with {why}." if missing else ""
+
+
+_PRICE_KEY = [("solid", plots.FAINT, "with the cascade (coloured)"), ("dashed", plots.FAINT, "without it: the scenario alone")]
 
 
 def _prices(scenario: Scenario, colours: Colours) -> Chart:
-    names = _names(scenario, "asset")
-    price, without = _values(scenario, "price_usd", "asset"), _values(scenario, "exogenous_price_usd", "asset")
-    price, without = 100 * price / price[0], 100 * without / without[0]
-    shown = series.largest(_asset_sizes(scenario), plots.PANELS)
-    grid, height = plots.panels(len(shown))
-    low, high = min(price[:, shown].min(), without[:, shown].min()), max(price[:, shown].max(), without[:, shown].max())
-    pad = max(0.05 * (high - low), 0.5)
-    deepest = facts.deepenings(scenario)
-    data, notes, axes = [], [], {}
-    for panel, a in zip(grid, shown, strict=True):
-        rows = series.thin(np.stack([price[:, a], without[:, a]], axis=1))
-        place = {"xaxis": panel.axis("x"), "yaxis": panel.axis("y")}
-        x, colour = scenario.minutes[rows], colours.assets[names[a]]
-        data.append(plots.line(x, price[rows, a], f"{names[a]} with the cascade", colour, "%", **place))
-        dashed = plots.line(x, without[rows, a], f"{names[a]} without the cascade", plots.INK, "%", width=1.1, **place)
-        dashed["line"]["dash"] = "3px,2px"
-        data.append(dashed)
-        d = deepest[a]
-        text = f"lowest {words.percent(1 - d.fall)}, without {words.percent(1 - d.fall_without)}"
-        notes.append(panel.title(names[a], text, colour))
-        axes[panel.key("x")] = plots.time_axis(
-            scenario, 4, domain=panel.horizontal, anchor=panel.axis("y"), matches="x" if panel.number else None, showticklabels=panel.last
-        )
-        axes[panel.key("y")] = plots.value_axis(max(low - pad, 0), high + pad, "%", domain=panel.vertical, anchor=panel.axis("x"), nticks=5)
+    names, shown = _names(scenario, "asset"), series.largest(_asset_sizes(scenario), plots.PANELS)
     return Chart(
         title="Prices with and without the cascade",
         unit=f"percent of the start, all panels on one scale; {_time(scenario)}",
         caption=captions.prices(scenario) + _left_out(shown, names, "asset"),
-        figure=_figure(scenario, data, plots.panel_layout(height, 46, notes, axes)),
-        key=[("solid", plots.FAINT, "with the cascade (coloured)"), ("dashed", plots.INK, "without: the scenario alone")],
+        figure=_price_panels(scenario, colours, shown, None),
+        key=_PRICE_KEY,
     )
+
+
+def _close_up(scenario: Scenario, colours: Colours) -> Chart | None:
+    window = facts.cascade_window(scenario)
+    if window is None:
+        return None
+    shown = series.largest(_asset_sizes(scenario), plots.PANELS)
+    return Chart(
+        title="Prices in the cascade, close up",
+        unit=f"percent of the start, all panels on one scale; {_time(scenario)}",
+        caption=captions.close_up(scenario, window),
+        figure=_price_panels(scenario, colours, shown, window),
+        key=_PRICE_KEY,
+    )
+
+
+def _price_panels(scenario: Scenario, colours: Colours, shown: list[int], window: tuple[float, float] | None) -> dict:
+    names, times = _names(scenario, "asset"), scenario.minutes
+    price, without = _values(scenario, "price_usd", "asset"), _values(scenario, "exogenous_price_usd", "asset")
+    price, without = 100 * price / price[0], 100 * without / without[0]
+    if window:
+        inside = (times >= window[0]) & (times <= window[1])
+        times, price, without = times[inside], price[inside], without[inside]
+    grid, height = plots.panels(len(shown))
+    low, high = min(price[:, shown].min(), without[:, shown].min()), max(price[:, shown].max(), without[:, shown].max())
+    pad = max(0.05 * (high - low), 1)
+    data, notes, axes = [], [], {}
+    for panel, a in zip(grid, shown, strict=True):
+        rows = series.thin(np.stack([price[:, a], without[:, a]], axis=1))
+        place = {"xaxis": panel.axis("x"), "yaxis": panel.axis("y")}
+        x, colour = times[rows], colours.assets[names[a]]
+        dashed = plots.line(x, without[rows, a], f"{names[a]} without the cascade", plots.FAINT, "%", width=1.3, **place)
+        dashed["line"]["dash"] = "4px,2px"
+        data += [dashed, plots.line(x, price[rows, a], f"{names[a]} with the cascade", colour, "%", **place)]
+        word, extreme = ("highest", np.max) if price[:, a].max() - 100 > 100 - price[:, a].min() else ("lowest", np.min)
+        text = f"{word} {words.percent(extreme(price[:, a]) / 100)}, without {words.percent(extreme(without[:, a]) / 100)}"
+        notes.append(panel.title(names[a], text, colour))
+        axes[panel.key("x")] = plots.time_axis(
+            scenario, panel.ticks, window, domain=panel.horizontal, anchor=panel.axis("y"), matches=panel.matched, showticklabels=panel.last
+        )
+        axes[panel.key("y")] = plots.value_axis(max(low - pad, 0), high + pad, "%", domain=panel.vertical, anchor=panel.axis("x"), nticks=5)
+    return _figure(scenario, data, plots.panel_layout(height, 56, notes, axes))
 
 
 def _liquidations(scenario: Scenario, colours: Colours) -> Chart:
@@ -119,7 +147,7 @@ def _liquidations(scenario: Scenario, colours: Colours) -> Chart:
         tickvals=marks,
         ticktext=[f"{words.decimal(abs(m))}{unit.suffix}" for m in marks],
     )
-    layout = plots.layout(270, xaxis=plots.time_axis(scenario, 8), yaxis=vertical, barmode="relative", bargap=0)
+    layout = plots.layout(220, xaxis=plots.time_axis(scenario, 8, showline=False), yaxis=vertical, barmode="relative", bargap=0)
     return Chart(
         title=title,
         unit=f"USD closed per {words.duration(width)}: longs above zero (forced sales), shorts below (forced purchases); {_time(scenario)}",
@@ -134,7 +162,8 @@ def _funds(scenario: Scenario, colours: Colours) -> Chart:
     names, fund = _names(scenario, "pool"), _values(scenario, "insurance_fund_usd", "pool")
     if fund.max() <= 0:
         return Chart(title, "", "No pool has an insurance fund at any time, so there is nothing to draw.")
-    shown = series.largest(fund.max(axis=0), plots.PANELS)
+    held = [v for v in range(len(names)) if fund[:, v].max() > 0]
+    shown = [held[i] for i in series.largest(fund[:, held].max(axis=0), plots.PANELS)]
     grid, height = plots.panels(len(shown))
     data, notes, axes = [], [], {}
     for panel, v in zip(grid, shown, strict=True):
@@ -143,18 +172,17 @@ def _funds(scenario: Scenario, colours: Colours) -> Chart:
         rows, colour = series.thin(own), colours.pools[names[v]]
         place = {"xaxis": panel.axis("x"), "yaxis": panel.axis("y"), "fill": "tozeroy", "fillcolor": colour + "22"}
         data.append(plots.line(scenario.minutes[rows], own[rows] / unit.factor, names[v], colour, unit.suffix, **place))
-        lowest = plots.amount(own.min(), unit)
-        notes.append(panel.title(names[v], f"start {plots.amount(own[0], unit)}, lowest {lowest}", colour))
+        notes.append(panel.title(names[v], f"start {_bare(own[0])}, lowest {_bare(own.min())}", colour))
         axes[panel.key("x")] = plots.time_axis(
-            scenario, 4, domain=panel.horizontal, anchor=panel.axis("y"), matches="x" if panel.number else None, showticklabels=panel.last
+            scenario, panel.ticks, domain=panel.horizontal, anchor=panel.axis("y"), matches=panel.matched, showticklabels=panel.last
         )
         top = 1.08 * own.max() / unit.factor or 1.0
         axes[panel.key("y")] = plots.value_axis(0, top, unit.suffix, domain=panel.vertical, anchor=panel.axis("x"), nticks=5)
     return Chart(
         title=title,
         unit=f"USD, every pool on its own scale from zero; {_time(scenario)}",
-        caption=captions.funds(scenario) + _left_out(shown, names, "pool").replace("less open interest", "smaller funds"),
-        figure=_figure(scenario, data, plots.panel_layout(height, 56, notes, axes)),
+        caption=captions.funds(scenario) + _left_out(shown, held, "pool", "smaller funds"),
+        figure=_figure(scenario, data, plots.panel_layout(height, 60, notes, axes)),
     )
 
 
@@ -175,9 +203,9 @@ def _bad_debt(scenario: Scenario, colours: Colours) -> Chart:
     x = scenario.minutes[rows]
     data = [plots.line(x, y[rows] / unit.factor, n, c, unit.suffix, width=2.2) for n, c, y in lines]
     top = 1.06 * total.max()
-    notes, right = plots.end_labels([(n, plots.amount(y[-1], unit), c, y[-1]) for n, c, y in lines], 0, top, 190)
+    notes, right = plots.end_labels([(n, words.usd(y[-1]), c, y[-1]) for n, c, y in lines], 0, top, 156)
     vertical = plots.value_axis(0, top / unit.factor, unit.suffix)
-    layout = plots.layout(236, right=right, xaxis=plots.time_axis(scenario, 8), yaxis=vertical, annotations=notes)
+    layout = plots.layout(208, right=right, xaxis=plots.time_axis(scenario, 8), yaxis=vertical, annotations=notes)
     return Chart(title, f"USD; {_time(scenario)}", captions.bad_debt(scenario), _figure(scenario, data, layout))
 
 
@@ -193,11 +221,11 @@ def _interest(scenario: Scenario, colours: Colours) -> Chart:
         colour = plots.OTHERS if name == other else colours.pools[name]
         area = {"stackgroup": "all", "fillcolor": colour + "cc"}
         data.append(plots.line(scenario.minutes[rows], values[rows, v] / unit.factor, name, colour, unit.suffix, width=0.5, **area))
-        entries.append((name, plots.amount(values[-1, v], unit), colour, tops[-1, v] - values[-1, v] / 2))
+        entries.append((name, words.usd(values[-1, v]), colour, tops[-1, v] - values[-1, v] / 2))
     top = 1.05 * tops.max() or 1.0
-    notes, right = plots.end_labels(entries, 0, top, 200)
+    notes, right = plots.end_labels(entries, 0, top, 166)
     vertical = plots.value_axis(0, top / unit.factor, unit.suffix)
-    layout = plots.layout(246, right=right, xaxis=plots.time_axis(scenario, 8), yaxis=vertical, annotations=notes)
+    layout = plots.layout(218, right=right, xaxis=plots.time_axis(scenario, 8), yaxis=vertical, annotations=notes)
     unit_text = f"USD at the prices of each moment, stacked, with values at the end; {_time(scenario)}"
     return Chart("Open interest by pool", unit_text, captions.interest(scenario), _figure(scenario, data, layout))
 
@@ -211,8 +239,9 @@ def _depth(scenario: Scenario, colours: Colours) -> Chart:
     data = [plots.line(x, share[rows, a], names[a], colours.assets[names[a]], "%", width=1.4) for a in shown]
     top = 1.05 * share[:, shown].max()
     entries = [(names[a], words.percent(share[-1, a] / 100, 2), colours.assets[names[a]], share[-1, a]) for a in shown]
-    notes, right = plots.end_labels(entries, 0, top, 190)
-    layout = plots.layout(236, left=46, right=right, xaxis=plots.time_axis(scenario, 8), yaxis=plots.value_axis(0, top, "%"), annotations=notes)
+    notes, right = plots.end_labels(entries, 0, top, 156)
+    vertical = plots.value_axis(0, top, "%")
+    layout = plots.layout(208, left=50, right=right, xaxis=plots.time_axis(scenario, 8), yaxis=vertical, annotations=notes)
     return Chart(
         title="Market depth",
         unit=f"percent of the depth at the start, with values at the end; {_time(scenario)}",

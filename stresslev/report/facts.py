@@ -11,6 +11,10 @@ from stresslev.report.inputs import Scenario
 RUN_OUT = 1e-3
 #: Falls and differences of falls below this are not worth a sentence.
 NEGLIGIBLE = 5e-4
+#: Share of the liquidations that makes the cascade.
+_MOST = 0.8
+#: A close-up is worth drawing when it shows no more than this share of the scenario.
+_CLOSE_UP = 0.4
 
 
 @dataclass(frozen=True)
@@ -22,13 +26,20 @@ class Exhausted:
 
 
 @dataclass(frozen=True)
-class Deepening:
-    """What the cascade did to the price of one asset; falls are fractions of the starting price."""
+class Swing:
+    """Deepest fall and highest rise of one asset with and without the cascade, as fractions of the starting price."""
 
     asset: str
     fall: float
     fall_without: float
+    rise: float
+    rise_without: float
     minutes: float  # of the trough with the cascade
+
+    @property
+    def further_rise(self) -> float:
+        """The part of the rise the cascade made."""
+        return self.rise - self.rise_without
 
     @property
     def further(self) -> float:
@@ -60,15 +71,30 @@ def fundless_pools(scenario: Scenario) -> list[str]:
     return [str(p) for p in start.pool.values[start.values <= 0]]
 
 
-def deepenings(scenario: Scenario) -> list[Deepening]:
-    """Falls of every asset with and without the cascade."""
+def swings(scenario: Scenario) -> list[Swing]:
+    """Falls and rises of every asset with and without the cascade."""
     ds = scenario.data
     fall, without = metrics.fall(ds.price_usd), metrics.fall(ds.exogenous_price_usd)
+    rise, rise_without = (p.max("time") / p.isel(time=0) - 1 for p in (ds.price_usd, ds.exogenous_price_usd))
     trough = ds.price_usd.argmin("time")
-    return [
-        Deepening(str(a), float(fall.sel(asset=a)), float(without.sel(asset=a)), float(scenario.minutes[int(trough.sel(asset=a))]))
-        for a in ds.asset.values
-    ]
+    columns = [v.transpose("asset").values.tolist() for v in (fall, without, rise, rise_without)]
+    times = scenario.minutes[trough.transpose("asset").values].tolist()
+    return [Swing(str(a), *values, minutes) for a, *values, minutes in zip(ds.asset.values, *columns, times, strict=True)]
+
+
+def cascade_window(scenario: Scenario) -> tuple[float, float] | None:
+    """Minutes around the shortest time in which most is liquidated; None if nothing is, or if that is much of the scenario."""
+    ds, minutes = scenario.data, scenario.minutes
+    if not scenario.liquidated:
+        return None
+    closed = np.concatenate([[0.0], np.cumsum((ds.closed_long_usd + ds.closed_short_usd).sum(("pool", "asset")).values)])
+    end = np.searchsorted(closed, closed[:-1] + _MOST * closed[-1]) - 1  # of the shortest stretch of steps that begins at each step
+    begin = np.flatnonzero(end < len(minutes))
+    best = begin[np.argmin(end[begin] - begin)]
+    low, high = float(minutes[best]), float(minutes[end[best]])
+    room = max(high - low, 15 * float(minutes[1] - minutes[0]))
+    low, high = max(low - room, float(minutes[0])), min(high + room, float(minutes[-1]))
+    return (low, high) if high - low <= _CLOSE_UP * float(minutes[-1] - minutes[0]) else None
 
 
 def insolvent_pools(scenario: Scenario) -> list[str]:

@@ -14,7 +14,18 @@ from stresslev.report.inputs import Run, Scenario
 from stresslev.report.markup import Html, data_script, join, tag
 
 #: Nothing is fetched from anywhere: the browser is told to refuse it.
-_POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; form-action 'none'"
+_POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'unsafe-inline'",
+        "style-src 'unsafe-inline'",
+        "img-src data: blob:",
+        "base-uri 'none'",
+        "form-action 'none'",
+    )
+)
+
+_ASSUMPTIONS, _HEALTH, _REPRODUCE = "Assumptions and limits of the model", "Numerical health", "How to reproduce this report"
 
 _NOT_MODELLED = (
     "Isolated-margin and coin-margined accounts: every account is cross-margined in USD.",
@@ -33,7 +44,8 @@ def _package_text(name: str) -> str:
 
 
 def _section(identity: str, title: str, *content, **attributes) -> Html:
-    return tag("section", tag("h2", title, id=f"{identity}-title"), *content, id=identity, aria_labelledby=f"{identity}-title", **attributes)
+    heading = tag("h2", title, id=f"{identity}-title")
+    return tag("section", heading, *content, id=identity, aria_labelledby=f"{identity}-title", **attributes)
 
 
 def _items(texts, **attributes) -> Html | None:
@@ -73,20 +85,23 @@ def _verdict(run: Run) -> Html:
     mark = {sentences.BREACHED: "✕", sentences.WITHIN: "✓", sentences.NO_LIMITS: "○"}[state]
     statement = tag("p", tag("span", mark, class_="sign", aria_hidden="true"), sentences.headline(run), class_="statement")
     banner = tag("div", statement, tag("p", sentences.explanation(run)), class_=f"banner {state}")
-    return _section("verdict", "Verdict", banner, _items(sentences.narrative(run), class_="narrative"), tables.verdict(run))
+    return _section(
+        "verdict", "Verdict", banner, _items(sentences.narrative(run), class_="narrative"), tables.verdict(run) if run.checks else None
+    )
 
 
 def _contents(run: Run) -> Html:
     entries = [("verdict", "Verdict"), ("comparison", "Scenarios compared")]
     entries += [(f"scenario-{s.name}", s.title) for s in run.scenarios]
-    entries += [("assumptions", "Assumptions and limits of the model"), ("health", "Numerical health"), ("reproduce", "How to reproduce this report")]
+    entries += [("assumptions", _ASSUMPTIONS), ("health", _HEALTH), ("reproduce", _REPRODUCE)]
     links = [tag("li", tag("a", title, href=f"#{identity}")) for identity, title in entries]
     return tag("nav", tag("h2", "Contents"), tag("ol", links), aria_label="Contents", class_="contents")
 
 
 def _comparison(run: Run) -> Html:
     infinite = tag("p", "∞: a share of something that is zero at the start.", class_="note") if tables.has_infinite(run) else None
-    note = tag("p", "Definitions are in the section on assumptions. “Unsettled” is the negative equity of accounts still open at the end.", class_="note")
+    text = "Definitions are in the section on assumptions. “Unsettled” is the negative equity of accounts still open at the end."
+    note = tag("p", text, class_="note")
     parts = [tables.comparison(run), tag("h3", "By pool"), tables.pools(run), infinite, note]
     return _section("comparison", "Scenarios compared", *parts)
 
@@ -95,9 +110,7 @@ def _figure(chart: Chart, number: int) -> Html:
     title = tag("h4", chart.title, tag("span", chart.unit, class_="unit") if chart.unit else None)
     if chart.figure is None:
         return tag("div", title, tag("p", chart.caption, class_="empty"), class_="figure")
-    key = [
-        tag("li", tag("span", "", class_=f"swatch {kind}", style=f"border-color:{colour}"), text) for kind, colour, text in chart.key
-    ]
+    key = [tag("li", tag("span", "", class_=f"swatch {kind}", style=f"border-color:{colour}"), text) for kind, colour, text in chart.key]
     identity = f"figure-{number}"
     plot = tag(
         "div",
@@ -108,7 +121,8 @@ def _figure(chart: Chart, number: int) -> Html:
         style=f"height:{chart.figure['layout']['height']}px",
     )
     legend = tag("ul", key, class_="key") if key else None
-    return tag("figure", title, legend, plot, tag("figcaption", chart.caption), data_script(f"{identity}-data", chart.figure), class_="figure")
+    data = data_script(f"{identity}-data", chart.figure)
+    return tag("figure", title, legend, plot, tag("figcaption", chart.caption), data, class_="figure")
 
 
 def _scenario(scenario: Scenario, colours: plots.Colours, numbers) -> Html:
@@ -126,8 +140,11 @@ def _scenario(scenario: Scenario, colours: plots.Colours, numbers) -> Html:
         texts = [t[0].upper() + t[1:] + ("" if t.endswith(".") else ".") for t in scenario.notices]
         notices = tag("aside", tag("h3", "Notices of this run"), _items(texts), class_="notices")
     text = [tag("p", p) for p in words.paragraphs(scenario.description)]
+    advice = "Drag across a chart to look closer; double-click to go back. Point at a line or bar for its numbers."
+    hint = tag("p", advice, class_="note screen-only")
     drawn = [_figure(chart, next(numbers)) for chart in charts(scenario, colours)]
-    return _section(f"scenario-{scenario.name}", scenario.title, kind, text, _facts(key, class_="numbers"), notices, drawn, class_="scenario")
+    parts = [kind, text, _facts(key, class_="numbers"), notices, hint, drawn]
+    return _section(f"scenario-{scenario.name}", scenario.title, *parts, class_="scenario")
 
 
 def _path_rows(run: Run, name: str) -> list[list[str]]:
@@ -174,16 +191,23 @@ def _assumptions(run: Run) -> Html:
         tag("h3", "Definitions"),
         tables.definitions(),
     ]
-    return _section("assumptions", "Assumptions and limits of the model", *parts)
+    return _section("assumptions", _ASSUMPTIONS, *parts)
 
 
 def _health(run: Run) -> Html:
     text = (
-        "Cash and positions must balance in every pool and step; what is left over is rounding, stated here as a share of the open interest "
-        "at the start. A step whose residual passes the tolerance of the precision stops the run, and no report is written. "
-        "The residual of the whole run sums all ledgers anew from the first to the last step; it is stated and not held against the tolerance."
+        "Cash and positions must balance in every pool and step; what is left over is rounding, stated here as a share of the open "
+        "interest at the start. A step whose residual passes the tolerance of the precision stops the run, and no report is written. "
+        "The residual of the whole run sums all ledgers anew from the first to the last step; "
+        "it is stated and not held against the tolerance."
     )
-    return _section("health", "Numerical health", tag("p", text), tables.health(run))
+    return _section("health", _HEALTH, tag("p", text), tables.health(run))
+
+
+#: Attribute of a result -> what it is called in the report.
+_ENVIRONMENT = {"stresslev_version": "stresslev"} | {
+    name: name for name in ("python", "jax", "numpy", "xarray", "platform", "device", "precision", "seed")
+}
 
 
 def pretty(configuration: dict) -> str:
@@ -195,10 +219,11 @@ def pretty(configuration: dict) -> str:
 def _reproduce(run: Run) -> Html:
     a = run.attributes
     digests = json.loads(a.get("input_files_sha256", "{}"))
-    inputs = tables.table(["Input file", "SHA-256"], list(digests.items()), text_columns=2) if digests else tag("p", "No files of accounts or prices were read.")
-    versions = [(k, str(a[k])) for k in ("stresslev_version", "python", "jax", "numpy", "xarray", "platform", "device", "precision", "seed") if k in a]
+    inputs = tag("p", "No files of accounts or prices were read.")
+    if digests:
+        inputs = tables.table(["Input file", "SHA-256"], list(digests.items()), text_columns=2)
+    versions = [(title, str(a[key])) for key, title in _ENVIRONMENT.items() if key in a]
     versions.append(("wall time", f"{float(a['wall_seconds']):,.1f} s"))
-    versions = [(k.replace("_", " "), v) for k, v in versions]
     whole = tag("details", tag("summary", "Effective configuration (JSON)"), tag("pre", pretty(run.configuration)))
     parts = [
         tag("p", "This run was started by:"),
@@ -213,7 +238,7 @@ def _reproduce(run: Run) -> Html:
         whole,
         tag("p", "The effective configuration is not printed: it is in this page on screen and in result.nc.", class_="print-only"),
     ]
-    return _section("reproduce", "How to reproduce this report", *parts)
+    return _section("reproduce", _REPRODUCE, *parts)
 
 
 def document(run: Run) -> str:

@@ -1,14 +1,15 @@
 """The verdict in words: the headline and what the committee should know first."""
 
 from stresslev.report import words
+from stresslev.report.captions import exhaustion_times
 from stresslev.report.facts import (
     NEGLIGIBLE,
-    Deepening,
-    deepenings,
+    Swing,
     exhausted_funds,
     fundless_pools,
     insolvent_pools,
     open_interest,
+    swings,
 )
 from stresslev.report.inputs import Run, Scenario
 
@@ -31,14 +32,15 @@ def headline(run: Run) -> str:
     if not breached:
         return "Within all limits"
     where = len({c.scenario for c in breached})
-    return f"Limits breached: {len(breached)} of {words.plural(len(run.checks), 'check')}, in {where} of {words.plural(len(run.scenarios), 'scenario')}"
+    checks, scenarios = words.plural(len(run.checks), "check"), words.plural(len(run.scenarios), "scenario")
+    return f"Limits breached: {len(breached)} of {checks}, in {where} of {scenarios}"
 
 
 def explanation(run: Run) -> str:
     """What the headline rests on."""
     limits = len({(c.metric, c.side) for c in run.checks})
     if not limits:
-        return "The suite sets no limits, so the figures below are stated without a judgement."
+        return "This run sets no limits, so the figures below are stated without a judgement."
     held = f"{words.plural(limits, 'limit')} held against {words.plural(len(run.scenarios), 'scenario')}"
     return f"{held}. " + ("Every value is within its bound." if state(run) == WITHIN else "A breach is a value outside its bound.")
 
@@ -77,12 +79,14 @@ def _losses(run: Run) -> str:
         heaviest = max(run.scenarios, key=lambda s: s.metrics["liquidated_notional_share"])
         amount = words.percent(heaviest.metrics["liquidated_notional_share"])
         accounts = words.percent(heaviest.metrics["liquidated_accounts_share"])
-        who = f"Most is liquidated in {_quoted(heaviest)}" if many else "Liquidated are"
-        return f"{text} {who}{':' if many else ''} {amount} of the notional, of {accounts} of the accounts."
+        who = f"Most is liquidated in {_quoted(heaviest)}:" if many else "Liquidations close"
+        return f"{text} {who} {amount} of the notional, from {accounts} of the accounts."
     size = f"{words.usd(debt)} of bad debt, {words.percent(worst.metrics['bad_debt_over_open_interest'])} of the open interest at its start"
     subject = f"The worst scenario is {_quoted(worst)}: it leaves" if many else "The scenario leaves"
     gone = insolvent_pools(worst)
-    if gone:
+    if len(gone) == 1:
+        end = f", and makes {gone[0]} insolvent."
+    elif gone:
         end = f", and makes {words.plural(len(gone), 'pool')} insolvent ({words.listing(gone)})."
     else:
         end = "; no pool becomes insolvent, since the treasuries of the pools concerned cover it."
@@ -97,19 +101,15 @@ def _funds(run: Run) -> str:
     ran_out = [(s, found) for s in _ranked(run) if (found := exhausted_funds(s))]
     without = list(dict.fromkeys(p for s in run.scenarios for p in fundless_pools(s)))
     if len(without) == len(run.pools):
-        return "No pool has an insurance fund at the start."
-    note = f" {words.listing(without)} {'starts' if len(without) == 1 else 'start'} without an insurance fund." if without else ""
+        return "No pool has an insurance fund at the start." if len(without) > 1 else "The pool has no insurance fund at the start."
+    note = f" Without a fund at the start: {words.listing(without)}." if without else ""
     if ran_out:
-        parts = []
-        for scenario, found in ran_out[:2]:
-            each = words.listing([f"{f.pool} ({words.moment(scenario.start, f.minutes)})" for f in found])
-            funds = "fund" if len(found) == 1 else "funds"
-            where = f"in {_quoted(scenario)} " if len(run.scenarios) > 1 else ""
-            parts.append(f"{where}the insurance {funds} of {each} {'runs' if len(found) == 1 else 'run'} out")
-        text = "; ".join(parts)
-        more = len(ran_out) - len(parts)
-        also = f", as {'does one' if more == 1 else 'do some'} in {words.plural(more, 'other scenario')}" if more else ""
-        return f"{text[0].upper()}{text[1:]}{also}.{note}"
+        scenario, found = ran_out[0]
+        who = f"insurance {'fund' if len(found) == 1 else 'funds'} of {words.listing([f.pool for f in found])}"
+        where = f"In {_quoted(scenario)} the" if len(run.scenarios) > 1 else "The"
+        more = len(ran_out) - 1
+        also = f" Funds also run out in {words.plural(more, 'other scenario')}." if more else ""
+        return f"{where} {who} {'runs' if len(found) == 1 else 'run'} out {exhaustion_times(scenario)}.{also}{note}"
     worst = max(run.scenarios, key=lambda s: s.metrics["insurance_fund_fall"])
     deepest = worst.metrics["insurance_fund_fall"]
     if deepest < NEGLIGIBLE:
@@ -119,20 +119,27 @@ def _funds(run: Run) -> str:
     return f"No insurance fund runs out; the deepest fall is that of {pool}, by {words.percent(deepest)} of its start{where}.{note}"
 
 
-def _fall_text(d: Deepening) -> str:
+def _fall_text(d: Swing) -> str:
     if d.fall_without < NEGLIGIBLE:
-        return f"falls by {words.percent(d.fall)}, where the scenario alone would not have made it fall"
-    return f"falls by {words.percent(d.fall)} instead of {words.percent(d.fall_without)}"
+        return f"falls by {words.percent(d.fall)} from its start, where the scenario alone would not have made it fall"
+    return f"falls by {words.percent(d.fall)} from its start instead of {words.percent(d.fall_without)}"
 
 
 def _cascade(run: Run) -> str:
-    every = [(s, d) for s in run.scenarios for d in deepenings(s)]
+    every = [(s, d) for s in run.scenarios for d in swings(s)]
     scenario, worst = max(every, key=lambda pair: pair[1].further)
+    squeeze, highest = max(every, key=lambda pair: pair[1].further_rise)
+    if worst.further < NEGLIGIBLE <= highest.further_rise:
+        where = f" in {_quoted(squeeze)}" if len(run.scenarios) > 1 else ""
+        peak, alone = words.percent(1 + highest.rise), words.percent(1 + highest.rise_without)
+        lift = f"to {peak} of its start instead of {alone}"
+        return f"The cascade deepens no fall but lifts prices, most that of {highest.asset}{where}: {lift}."
     if worst.further < NEGLIGIBLE:
         return f"The cascade deepens no asset's fall by more than {words.points(NEGLIGIBLE)}."
     where = f" in {_quoted(scenario)}" if len(run.scenarios) > 1 else ""
     ratio = f" ({words.times(worst.ratio)} the fall)" if worst.ratio else ""
-    text = f"The cascade adds most to the fall of {worst.asset}{where}: it {_fall_text(worst)}, {words.points(worst.further)} further{ratio}."
+    size = f"{words.points(worst.further)} further{ratio}"
+    text = f"The cascade adds most to the fall of {worst.asset}{where}: it {_fall_text(worst)}, {size}."
     steepest, relative = max(every, key=lambda pair: pair[1].ratio or 0)
     if relative.ratio and worst.ratio and relative.ratio > 1.05 * worst.ratio:
         there = f" in {_quoted(steepest)}" if len(run.scenarios) > 1 else ""
@@ -147,7 +154,8 @@ def _unsettled(run: Run) -> list[str]:
         return []
     amount = words.usd(float(worst.data.latent_deficit_usd.sum()))
     where = f"of {_quoted(worst)}" if len(run.scenarios) > 1 else "of the scenario"
-    return [f"At the end {where} accounts that are still open have {amount} of negative equity ({words.percent(share)} of open interest), not yet settled."]
+    size = f"{amount} of negative equity ({words.percent(share)} of the open interest at the start)"
+    return [f"At the end {where} accounts that are still open have {size}, not yet settled."]
 
 
 def system_sentence(run: Run) -> str:

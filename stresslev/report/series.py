@@ -1,6 +1,7 @@
 """Long series made small: thinning, bucketing, folding and rounding."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 
@@ -25,7 +26,7 @@ def thin(values: np.ndarray, limit: int = POINTS) -> np.ndarray:
     buckets = max(1, (limit - 2) // (2 * columns.shape[1]))
     edges = np.linspace(0, len(columns), buckets + 1).astype(int)
     kept = [np.array([0, len(columns) - 1])]
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
+    for low, high in pairwise(edges):
         part = columns[low:high]
         kept += [low + part.argmin(axis=0), low + part.argmax(axis=0)]
     return np.unique(np.concatenate(kept))

@@ -43,10 +43,10 @@ TOLERANCE = {"float32": 1e-5, "float64": 1e-9}
 def table(head: Sequence, rows: Sequence[Sequence], *, text_columns: int = 1, caption: str | None = None) -> Html:
     """A table whose first column names its rows; columns after the first `text_columns` hold numbers."""
     header = tag("tr", [tag("th", h, scope="col", class_="n" if i >= text_columns else None) for i, h in enumerate(head)])
-    body = [
-        tag("tr", tag("th", row[0], scope="row"), [tag("td", c, class_="n" if i >= text_columns else None) for i, c in enumerate(row[1:], 1)])
-        for row in rows
-    ]
+    body = []
+    for first, *rest in rows:
+        cells = [tag("td", c, class_="n" if i >= text_columns else None) for i, c in enumerate(rest, 1)]
+        body.append(tag("tr", tag("th", first, scope="row"), cells))
     title = tag("caption", caption) if caption else None
     return tag("div", tag("table", title, tag("thead", header), tag("tbody", body)), class_="wide")
 
@@ -138,7 +138,10 @@ def has_infinite(run: Run) -> bool:
 def tiers(run: Run) -> Html:
     """Where the maintenance tiers come from and who uses them."""
     system = run.configuration["system"]
-    users = {name: [f"{p} {a}" for p, pool in system["pools"].items() for a, t in pool["tiers"].items() if t == name] for name in system["tiers"]}
+    users = {name: [] for name in system["tiers"]}
+    for pool_name, pool in system["pools"].items():
+        for asset, name in pool["tiers"].items():
+            users[name].append(f"{pool_name} {asset}")
     rows = []
     for name, tier in system["tiers"].items():
         rates = tier["maintenance_rates"]
@@ -176,8 +179,8 @@ def system_assets(run: Run) -> Html:
         ]
         for name, a in run.configuration["system"]["assets"].items()
     ]
-    head = ["Asset", "Flow per 1% move", "Volatility a year", "Impact exponent", "Permanent share", "Half-life of the rest", "Depth exponent", "Depth floor"]
-    return table(head, rows)
+    head = ["Asset", "Flow per 1% move", "Volatility a year", "Impact exponent", "Permanent share", "Half-life of the rest"]
+    return table([*head, "Depth exponent", "Depth floor"], rows)
 
 
 def health(run: Run) -> Html:
@@ -185,14 +188,24 @@ def health(run: Run) -> Html:
     tolerance = TOLERANCE.get(run.attributes["precision"])
     limit = words.scientific(tolerance) if tolerance else "not known"
     rows = [
-        [link(s), words.plural(s.data.sizes["time"] - 1, "step"), *(words.scientific(s.metrics[r]) for r in _RESIDUALS), limit, _status(s)]
+        [
+            link(s),
+            words.plural(s.data.sizes["time"] - 1, "step"),
+            *(words.scientific(s.metrics[r]) for r in _RESIDUALS),
+            limit,
+            _status(s, tolerance),
+        ]
         for s in run.scenarios
     ]
     return table(["Scenario", "Length", "Worst step", "Whole run", "Tolerance per step", "Status"], rows)
 
 
-def _status(scenario: Scenario) -> str:
-    return words.plural(len(scenario.notices), "notice") if scenario.notices else "no notices"
+def _status(scenario: Scenario, tolerance: float | None) -> str:
+    notices = words.plural(len(scenario.notices), "notice") if scenario.notices else "no notices"
+    if tolerance is None:
+        return notices
+    within = scenario.metrics["conservation_residual"] <= tolerance
+    return f"{'✓ within' if within else '✕ above'} tolerance, {notices}"
 
 
 def definitions() -> Html:

@@ -28,7 +28,7 @@ def decimal(x: float, digits: int = 3) -> str:
     text = f"{abs(x):,.{places}f}"
     if "." in text:
         short = text.rstrip("0").rstrip(".")
-        if math.isclose(float(short.replace(",", "")), abs(x), rel_tol=1e-9):
+        if math.isclose(float(short.replace(",", "")), abs(x), rel_tol=1e-6):
             text = short
     return ("−" if x < 0 else "") + text
 
@@ -68,9 +68,9 @@ def usd(x: float, digits: int = 3) -> str:
         return text
     if 0 < abs(x) < 1:
         return "under 1 USD" if x > 0 else "under 1 USD below zero"
-    size = abs(float(f"{x:.{digits}g}"))
-    factor, suffix = next((m for m in _MONEY if size >= m[0]), _MONEY[-1])
-    return f"{decimal(x / factor, digits)}{suffix} USD"
+    rounded = float(f"{x:.{digits}g}")
+    factor, suffix = next((m for m in _MONEY if abs(rounded) >= m[0]), _MONEY[-1])
+    return f"{decimal((x if factor > 1 else rounded) / factor, digits)}{suffix} USD"
 
 
 def count(x: float, digits: int = 0) -> str:
@@ -101,13 +101,10 @@ def metric_value(name: str, value: float, digits: int = 3) -> str:
 
 def value_against(name: str, value: float, bound: float) -> str:
     """A value with as many digits as it takes to tell it from its bound."""
-    limit = metric_value(name, bound, 12)
-    text = metric_value(name, value)
-    for digits in range(4, 10):
-        if value == bound or text != limit:
-            break
-        text = metric_value(name, value, digits)
-    return text
+    digits = 3
+    while digits < 10 and value != bound and float(f"{value:.{digits}g}") == bound:
+        digits += 1
+    return metric_value(name, value, digits)
 
 
 def plural(n: int, noun: str, many: str | None = None) -> str:
@@ -131,10 +128,21 @@ def date(time: datetime) -> str:
 
 def moment(start: datetime | None, minutes: float) -> str:
     """When: 'at 21:20 UTC on 10 October 2025', or 'after 18 minutes'."""
+    if start is None and minutes == 0:
+        return "at the start"
     if start is None:
         return f"after {decimal(minutes, 6)} minute{'' if minutes == 1 else 's'}"
     time = start + timedelta(minutes=float(minutes))
     return f"at {time:%H:%M} UTC on {date(time)}"
+
+
+def span(start: datetime | None, low: float, high: float) -> str:
+    """From when to when: 'from 20:51 to 21:36 UTC on 10 October 2025', or 'from minute 2 to minute 36'."""
+    if start is None:
+        return f"from minute {decimal(low, 6)} to minute {decimal(high, 6)}"
+    first, last = (start + timedelta(minutes=float(m)) for m in (low, high))
+    day = "" if first.date() == last.date() else f" UTC on {date(first)}"
+    return f"from {first:%H:%M}{day} to {last:%H:%M} UTC on {date(last)}"
 
 
 def duration(minutes: float) -> str:
