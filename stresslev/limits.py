@@ -1,23 +1,8 @@
 """Risk limits: bounds on metrics, and what the results say about them."""
 
-from dataclasses import dataclass
-
 from stresslev.config.spec import LimitSpec
 from stresslev.errors import InputError, Problem, did_you_mean
-from stresslev.metrics import METRICS
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One limit held against one scenario."""
-
-    metric: str
-    scenario: str
-    value: float
-    bound: float
-    side: str  # "max" or "min"
-    breached: bool
-    reason: str
+from stresslev.metrics import METRICS, Finding
 
 
 def check_names(limits: dict[str, LimitSpec], file) -> None:

@@ -22,6 +22,19 @@ class Metric:
     per_pool: Callable[[xr.Dataset], xr.DataArray] | None = None
 
 
+@dataclass(frozen=True)
+class Finding:
+    """A metric held against a bound, in one scenario."""
+
+    metric: str
+    scenario: str
+    value: float
+    bound: float
+    side: str  # "max" or "min"
+    breached: bool
+    reason: str
+
+
 def _initial_interest(ds: xr.Dataset) -> xr.DataArray:
     return ds.open_interest_usd.isel(time=0).sum("asset")
 
@@ -137,6 +150,13 @@ METRICS: dict[str, Metric] = {
             "1",
             "Deepest fall with the cascade less deepest fall without it, of the starting price, worst asset",
             lambda ds: float((fall(ds.price_usd) - fall(ds.exogenous_price_usd)).max()),
+        ),
+        Metric(
+            "endogenous_move",
+            "Largest push of the cascade on a price",
+            "1",
+            "Largest distance, up or down, between the price with and without the cascade, as a share of the latter, worst asset",
+            lambda ds: float(abs(ds.price_usd / ds.exogenous_price_usd - 1).max()),
         ),
         Metric(
             "latent_deficit_over_open_interest",

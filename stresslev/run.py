@@ -23,10 +23,11 @@ from stresslev.config.load import Plan, resolve, validate
 from stresslev.config.spec import LimitSpec, PolicySpec, RunSpec, ScenarioSpec, SystemSpec
 from stresslev.engine import status
 from stresslev.engine.accounts import latent_deficit
-from stresslev.engine.simulate import advance, initial_state, open_interest, residual_tolerance
+from stresslev.engine.simulate import RESIDUAL_TOLERANCE, advance, initial_state, open_interest, residual_tolerance
 from stresslev.engine.types import Path as EnginePath
 from stresslev.engine.types import State, System, cast
 from stresslev.errors import InputError, NumericalFailure, Problem
+from stresslev.metrics import Finding
 from stresslev.shocks.paths import Shock, build
 from stresslev.trajectory import scenario_dataset
 
@@ -45,7 +46,7 @@ class Outcome:
     plan: Plan
     datasets: dict[str, xr.Dataset]
     metrics: dict[str, dict[str, float]]
-    findings: tuple[limits.Finding, ...]
+    findings: tuple[Finding, ...]
     attributes: dict[str, str | int | float]
 
     @property
@@ -146,6 +147,10 @@ def simulate_scenario(plan: Plan, scenario: ScenarioSpec, shock: Shock, book: Bo
         if status.failed(state.status):
             raise NumericalFailure(f"{scenario.name}: " + " ".join(status.sentences(int(state.status) & status.FAILURES)))
     ends.append(jax.tree.map(np.asarray, state.ledger))
+    final = _final(state, system, counts, ends, before)
+    imbalance = max(np.abs(final["total_cash_residual_usd"]).max(), np.abs(final["total_quantity_residual_usd"]).max())
+    if not imbalance <= float(tolerance):
+        raise NumericalFailure(f"{scenario.name}: over the whole run, " + status.sentences(status.RESIDUAL)[0])
     attributes = {
         "name": scenario.name,
         "title": scenario.title,
@@ -161,7 +166,7 @@ def simulate_scenario(plan: Plan, scenario: ScenarioSpec, shock: Shock, book: Bo
     return scenario_dataset(
         records=records,
         initial=initial,
-        final=_final(state, system, counts, ends, before),
+        final=final,
         minutes=shock.minutes,
         pools=book.pools,
         assets=book.assets,
@@ -238,6 +243,7 @@ def _provenance(plan: Plan, wall: float) -> dict[str, str | int | float]:
         "command": " ".join(["stresslev", *sys.argv[1:]]) if Path(sys.argv[0]).name == "stresslev" else "Python API",
         "seed": plan.run.seed,
         "precision": f"float{plan.run.precision}",
+        "residual_tolerance": RESIDUAL_TOLERANCE[f"float{plan.run.precision}"],
         "python": platform.python_version(),
         "jax": jax.__version__,
         "numpy": np.__version__,

@@ -39,7 +39,7 @@ _FINAL = {
     "maker_profit_usd": (("pool",), "USD", "profit of the makers who took the other side, at the last price"),
     "latent_deficit_usd": (("pool",), "USD", "negative equity of accounts still open at the end"),
     "total_cash_residual_usd": (("pool",), "USD", "imbalance of cash over the whole run, all ledgers summed anew"),
-    "total_quantity_residual_usd": (("pool", "asset"), "USD", "imbalance of positions over the whole run, at the first price"),
+    "total_quantity_residual_usd": (("pool", "asset"), "USD", "imbalance of positions over the whole run, valued at the starting prices"),
 }
 
 

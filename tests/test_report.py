@@ -15,9 +15,8 @@ import xarray as xr
 from plotly.offline import get_plotlyjs
 
 from stresslev import metrics, report, results
-from stresslev.engine.simulate import RESIDUAL_TOLERANCE
 from stresslev.errors import InputError
-from stresslev.report import facts, plots, sentences, series, tables, words
+from stresslev.report import facts, plots, sentences, series, words
 from stresslev.report.charts import charts
 from stresslev.report.inputs import read
 from stresslev.report.markup import Html, data_script, tag
@@ -101,9 +100,7 @@ def configuration(scenarios, pools, assets):
     return {"name": "suite", "system": system, "scenarios": specs, "policy": policy, "run": {"max_rounds": 3}}
 
 
-def save(
-    folder: Path, datasets: dict[str, xr.Dataset], bounds: dict[str, float] | None = None, *, title="The suite", reason="because"
-) -> Path:
+def save(folder: Path, datasets: dict[str, xr.Dataset], bounds: dict[str, float] | None = None, *, title="The suite", reason="because") -> Path:
     """The two files of a run in a folder. `bounds` are upper limits by metric."""
     some = next(iter(datasets.values()))
     attributes = {
@@ -115,6 +112,7 @@ def save(
         "command": "stresslev run suite.toml",
         "seed": 7,
         "precision": "float64",
+        "residual_tolerance": 1e-9,
         "python": "3.11",
         "device": "cpu: cpu",
         "wall_seconds": 1.5,
@@ -277,10 +275,7 @@ def test_nothing_to_draw_is_said(tmp_path):
 
 def test_sentences_name_the_worst_and_why(tmp_path):
     text = narrative(save(tmp_path, {"mild": dataset(closed=20.0), "bad": dataset(**BAD, title="Crash", start="2026-01-01T10:00:00")}))
-    assert (
-        "The worst scenario is “Crash”: it leaves 50 USD of bad debt, 2.5% of the open interest at its start, and makes alpha insolvent."
-        in text
-    )
+    assert "The worst scenario is “Crash”: it leaves 50 USD of bad debt, 2.5% of the open interest at its start, and makes alpha insolvent." in text
     assert "No other scenario leaves bad debt." in text
     assert "In “Crash” the insurance fund of alpha runs out at 10:20 UTC on 1 January 2026." in text
     assert "it falls by 40% from its start instead of 30%, 10 percentage points further (1.33× the fall)" in text
@@ -462,10 +457,6 @@ def test_configuration_is_compact_and_true():
     text = pretty(value)
     assert json.loads(text) == value
     assert '"a": [1, 2.5]' in text
-
-
-def test_tolerance_is_the_engine_s():
-    assert tables.TOLERANCE == RESIDUAL_TOLERANCE
 
 
 # Files.

@@ -218,17 +218,16 @@ def settle(accounts: Accounts, system: System, policy: Policy, asked: Demand, fi
         wanted, _ = _close(some.equity_at_reference, some.quantity, rules, fills.displaced)
         share = wanted * _column(fills.share[some.block_pool])
         kept = tuple((1 - share) * q for q in some.quantity)
-        proceeds = sum(share * q * d for q, d in zip(some.quantity, fills.displaced_fill, strict=True))
-        traded = sum(share * jnp.abs(q) * p for q, p in zip(some.quantity, fill_price, strict=True))
-        cash = some.equity_at_reference + proceeds
+        proceeds = sum(q * d for q, d in zip(some.quantity, fills.displaced_fill, strict=True))
+        traded = share * sum(jnp.abs(q) * p for q, p in zip(some.quantity, fill_price, strict=True))
+        left = some.equity_at_reference + proceeds  # if all of it were closed at the fill
+        deficit = share * jnp.maximum(-left, 0)
+        cash = some.equity_at_reference + share * proceeds + deficit
         equity_after = margin.equity(cash, kept, tuple(fills.displaced_after))
         rate = rules.liquidation_fee + rules.taker_fee
         paid = jnp.minimum(rate * traded, jnp.maximum(equity_after, 0))
         to_fund = jnp.where(rate > 0, rules.liquidation_fee / jnp.where(rate > 0, rate, jnp.ones_like(rate)), 0)
         cash = cash - paid
-        broke = (share == 1) & (cash < 0)
-        deficit = jnp.where(broke, -cash, jnp.zeros_like(cash))
-        cash = jnp.where(broke, jnp.zeros_like(cash), cash)
         hit = some.liquidated | (traded > 0)
 
         def add(total, values):

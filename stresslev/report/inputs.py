@@ -10,6 +10,7 @@ import xarray as xr
 
 from stresslev import metrics, results
 from stresslev.errors import InputError, Problem
+from stresslev.metrics import Finding
 
 #: Variables the report reads from every scenario.
 _NEEDED = (
@@ -35,19 +36,6 @@ _NEEDED = (
     "total_cash_residual_usd",
     "total_quantity_residual_usd",
 )
-
-
-@dataclass(frozen=True)
-class Check:
-    """One limit held against one scenario."""
-
-    metric: str
-    scenario: str
-    value: float
-    bound: float
-    side: str  # "max" or "min"
-    breached: bool
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -84,7 +72,7 @@ class Run:
 
     title: str
     description: str
-    checks: tuple[Check, ...]
+    checks: tuple[Finding, ...]
     scenarios: tuple[Scenario, ...]
     attributes: dict
     configuration: dict
@@ -99,7 +87,7 @@ class Run:
         """Names of the assets, in the order of the run."""
         return tuple(dict.fromkeys(str(a) for s in self.scenarios for a in s.data.asset.values))
 
-    def checks_of(self, scenario: str) -> list[Check]:
+    def checks_of(self, scenario: str) -> list[Finding]:
         """The checks of one scenario."""
         return [c for c in self.checks if c.scenario == scenario]
 
@@ -143,9 +131,9 @@ def _scenario(name: str, ds: xr.Dataset, entry: dict) -> Scenario:
     )
 
 
-def _check(entry: dict, scenarios: dict[str, Scenario]) -> Check:
+def _check(entry: dict, scenarios: dict[str, Scenario]) -> Finding:
     value = entry["value"] if _known(entry["value"]) else scenarios[entry["scenario"]].metrics.get(entry["metric"], math.nan)
-    return Check(**{**entry, "value": float(value), "bound": float(entry["bound"])})
+    return Finding(**{**entry, "value": float(value), "bound": float(entry["bound"])})
 
 
 def _read_summary(path: Path) -> dict:

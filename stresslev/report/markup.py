@@ -28,9 +28,7 @@ def join(*children, between: str = "") -> Html:
 
 def tag(name: str, /, *children, **attributes) -> Html:
     """An element. `class_` is written class, `aria_label` aria-label; attributes that are None are left out."""
-    written = "".join(
-        f' {key.rstrip("_").replace("_", "-")}="{html.escape(str(value))}"' for key, value in attributes.items() if value is not None
-    )
+    written = "".join(f' {key.rstrip("_").replace("_", "-")}="{html.escape(str(value))}"' for key, value in attributes.items() if value is not None)
     return Html(f"<{name}{written}>") if name in _VOID else Html(f"<{name}{written}>{join(*children)}</{name}>")
 
 

@@ -85,9 +85,7 @@ def _verdict(run: Run) -> Html:
     mark = {sentences.BREACHED: "✕", sentences.WITHIN: "✓", sentences.NO_LIMITS: "○"}[state]
     statement = tag("p", tag("span", mark, class_="sign", aria_hidden="true"), sentences.headline(run), class_="statement")
     banner = tag("div", statement, tag("p", sentences.explanation(run)), class_=f"banner {state}")
-    return _section(
-        "verdict", "Verdict", banner, _items(sentences.narrative(run), class_="narrative"), tables.verdict(run) if run.checks else None
-    )
+    return _section("verdict", "Verdict", banner, _items(sentences.narrative(run), class_="narrative"), tables.verdict(run) if run.checks else None)
 
 
 def _contents(run: Run) -> Html:
@@ -197,9 +195,8 @@ def _assumptions(run: Run) -> Html:
 def _health(run: Run) -> Html:
     text = (
         "Cash and positions must balance in every pool and step; what is left over is rounding, stated here as a share of the open "
-        "interest at the start. A step whose residual passes the tolerance of the precision stops the run, and no report is written. "
-        "The residual of the whole run sums all ledgers anew from the first to the last step; "
-        "it is stated and not held against the tolerance."
+        "interest at the start. The residual of the whole run sums all ledgers anew at the first and the last step. "
+        "A run in which either passes the tolerance of its precision fails, and no report is written."
     )
     return _section("health", _HEALTH, tag("p", text), tables.health(run))
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 
-from stresslev.metrics import METRICS
+from stresslev.metrics import METRICS, Finding
 from stresslev.report import words
-from stresslev.report.inputs import Check, Run, Scenario
+from stresslev.report.inputs import Run, Scenario
 from stresslev.report.markup import Html, join, tag
 
 #: Most scenarios side by side; more go into a further table.
@@ -19,6 +19,7 @@ _COMPARED = (
     "liquidated_accounts_share",
     "liquidated_notional_share",
     "amplification",
+    "endogenous_move",
     "endogenous_fall",
     "latent_deficit_over_open_interest",
     "peak_liquidation_rate",
@@ -36,8 +37,6 @@ _PER_POOL = {
     "peak_liquidation_rate": "Peak rate per step",
 }
 _RESIDUALS = ("conservation_residual", "total_residual")
-#: Residual, as a share of open interest, past which the engine stops a run, by precision.
-TOLERANCE = {"float32": 1e-5, "float64": 1e-9}
 
 
 def table(head: Sequence, rows: Sequence[Sequence], *, text_columns: int = 1, caption: str | None = None) -> Html:
@@ -61,12 +60,12 @@ def _parts(run: Run) -> Iterator[tuple[Scenario, ...]]:
         yield run.scenarios[i : i + ABREAST]
 
 
-def bound_text(check: Check) -> str:
+def bound_text(check: Finding) -> str:
     """at most 0.5%."""
     return f"at {'most' if check.side == 'max' else 'least'} {words.metric_value(check.metric, check.bound, 12)}"
 
 
-def _verdict_cell(check: Check | None) -> Html:
+def _verdict_cell(check: Finding | None) -> Html:
     if check is None:
         return tag("td", "–", class_="n")
     value = tag("span", words.value_against(check.metric, check.value, check.bound), class_="value")
@@ -185,26 +184,23 @@ def system_assets(run: Run) -> Html:
 
 def health(run: Run) -> Html:
     """Residuals against the tolerance of the precision."""
-    tolerance = TOLERANCE.get(run.attributes["precision"])
-    limit = words.scientific(tolerance) if tolerance else "not known"
+    tolerance = float(run.attributes["residual_tolerance"])
     rows = [
         [
             link(s),
             words.plural(s.data.sizes["time"] - 1, "step"),
             *(words.scientific(s.metrics[r]) for r in _RESIDUALS),
-            limit,
+            words.scientific(tolerance),
             _status(s, tolerance),
         ]
         for s in run.scenarios
     ]
-    return table(["Scenario", "Length", "Worst step", "Whole run", "Tolerance per step", "Status"], rows)
+    return table(["Scenario", "Length", "Worst step", "Whole run", "Tolerance", "Status"], rows)
 
 
-def _status(scenario: Scenario, tolerance: float | None) -> str:
+def _status(scenario: Scenario, tolerance: float) -> str:
     notices = words.plural(len(scenario.notices), "notice") if scenario.notices else "no notices"
-    if tolerance is None:
-        return notices
-    within = scenario.metrics["conservation_residual"] <= tolerance
+    within = all(scenario.metrics[r] <= tolerance for r in _RESIDUALS)
     return f"{'✓ within' if within else '✕ above'} tolerance, {notices}"
 
 

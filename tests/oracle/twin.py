@@ -323,13 +323,16 @@ def charge(rules: dict, state: dict, i: int, traded: float, new_price, tally: di
     tally["fees"][v] += paid
 
 
-def settle(rules: dict, state: dict, granted: dict, tally: dict) -> None:
-    """Write off what flat accounts owe: the fund first, then bad debt."""
-    owed = np.zeros(rules["V"])
-    for i, psi in granted.items():
-        if psi == 1.0 and state["W"][i] < 0.0:
-            owed[state["pool"][i]] += -state["W"][i]
-            state["W"][i] = 0.0
+def shortfall(rules: dict, state: dict, i: int, psi: float, execution) -> float:
+    """What the closed share of an account owes that would end below zero if it were closed altogether at the fill prices."""
+    left = state["W"][i]
+    for a in range(rules["A"]):
+        left += state["q"][i, a] * (execution[a] - rules["reference_price"][a])
+    return -psi * left if left < 0.0 else 0.0
+
+
+def meet(rules: dict, state: dict, owed, tally: dict) -> None:
+    """Pay the round's deficits: the fund first, then bad debt."""
     for v in range(rules["V"]):
         draw = max(0.0, min(owed[v], state["fund"][v]))
         state["fund"][v] -= draw
@@ -350,10 +353,14 @@ def play_round(rules: dict, state: dict, depth, flow_so_far, capacity_left, tall
     push_price(rules, state, depth, flow_so_far, net_flow(rules, state, granted, price))
     new_price = mark_price(rules, state)
     execution = (price + new_price) / 2.0
+    owed = np.zeros(rules["V"])
     for i, psi in granted.items():
+        short = shortfall(rules, state, i, psi, execution)
         traded = fill(rules, state, i, psi, execution, tally)
+        state["W"][i] += short
+        owed[state["pool"][i]] += short
         charge(rules, state, i, traded, new_price, tally)
-    settle(rules, state, granted, tally)
+    meet(rules, state, owed, tally)
     return True
 
 
