@@ -55,4 +55,4 @@ def policy_arrays(policy: PolicySpec, system: SystemSpec) -> Policy:
 
 def path_arrays(shock: Shock) -> Path:
     """The engine's view of a shock, float64 NumPy."""
-    return Path(log_return=shock.log_return, depth_factor=shock.depth_factor)
+    return Path(log_price=shock.log_price[1:], depth_factor=shock.depth_factor)

@@ -1,7 +1,11 @@
-"""The command line: thin over the Python API. Exit codes: 0 within limits, 1 breached, 2 bad input, 3 numerical failure, 130 stopped."""
+"""The command line: thin over the Python API.
+
+Exit codes: 0 within limits, 1 breached, 2 bad input, 3 numerical failure, 70 a defect of stresslev, 130 stopped.
+"""
 
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +20,7 @@ from rich.table import Table
 import stresslev
 from stresslev.errors import InputError, NumericalFailure
 
-WITHIN, BREACHED, BAD_INPUT, FAILED, STOPPED = 0, 1, 2, 3, 130
+WITHIN, BREACHED, BAD_INPUT, FAILED, DEFECT, STOPPED = 0, 1, 2, 3, 70, 130
 
 app = typer.Typer(
     help="Stress tests of leveraged markets.",
@@ -39,7 +43,9 @@ out_console = _console()
 error_console = _console(stderr=True)
 
 Sets = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. system.assets.BTC.depth_usd=1e8. Repeatable.")]
-System = Annotated[str, typer.Option("--system", help="System file or the name of a shipped one.")]
+System = Annotated[
+    str | None, typer.Option("--system", help="System file or the name of a shipped one; default: that of --prices-of, else three_perp_venues.")
+]
 
 
 def _version(value: bool) -> None:
@@ -125,16 +131,23 @@ def _print_outcome(outcome, folder: Path | None) -> None:
 def _execute(plan, out: Path) -> int:
     """Run a plan into a folder; the folder appears only when everything is written."""
     from stresslev import report
+    from stresslev.results import RESULT_FILES
     from stresslev.run import run_plan, save
     from stresslev.write import folder_atomically
 
-    with folder_atomically(out) as folder, _progress() as progress:
+    defect = None
+    with folder_atomically(out, RESULT_FILES) as folder, _progress() as progress:
         outcome = run_plan(plan, progress)
         progress("report", 0, 1)
         save(outcome, folder)
-        report.write(folder)
+        try:
+            report.write(folder)
+        except Exception as error:  # the finished run is kept whatever happens to its picture
+            defect = error
         progress("report", 1, 1)
     _print_outcome(outcome, out)
+    if defect is not None:
+        raise defect
     return BREACHED if outcome.breached else WITHIN
 
 
@@ -161,7 +174,7 @@ def rerun(
     out: Annotated[Path, typer.Option("--out", help="Folder for the new results.")],
 ) -> None:
     """Run again exactly what an earlier result says it ran."""
-    from stresslev.run import plan_of_result
+    from stresslev.provenance import plan_of_result
 
     raise typer.Exit(_execute(plan_of_result(result), out))
 
@@ -189,10 +202,10 @@ def list_command() -> None:
     out_console.print(table)
 
 
-def _book_context(system: str, scenario: str | None):
+def _book_context(system: str | None, scenario: str | None):
     """System and reference prices a book is valued at."""
     from stresslev import assemble
-    from stresslev.config.load import load_plan, load_system
+    from stresslev.config.load import DEFAULT_SYSTEM, load_plan, load_system
     from stresslev.errors import Problem
     from stresslev.shocks.paths import build
 
@@ -201,6 +214,7 @@ def _book_context(system: str, scenario: str | None):
         first = plan.scenarios[0]
         shock = build(first, tuple(plan.system.assets), plan.base(f"scenario:{first.name}"))
         return plan.system, assemble.reference_prices(plan.system, shock)
+    system = system or DEFAULT_SYSTEM
     spec = load_system(system)
     missing = [n for n, a in spec.assets.items() if a.price_usd is None]
     if missing:
@@ -217,7 +231,7 @@ PricesOf = Annotated[str | None, typer.Option("--prices-of", help="Scenario whos
 @book_app.command("check")
 def book_check(
     file: Annotated[Path, typer.Argument(help="CSV or Parquet of positions.")],
-    system: System = "three_perp_venues",
+    system: System = None,
     prices_of: PricesOf = None,
 ) -> None:
     """Say what is wrong with a book, by row and column."""
@@ -256,7 +270,7 @@ def _print_book(book, title: str) -> None:
 @book_app.command("sample")
 def book_sample(
     out: Annotated[Path, typer.Option("--out", help="CSV or Parquet to write.")],
-    system: System = "three_perp_venues",
+    system: System = None,
     prices_of: PricesOf = None,
     accounts: Annotated[int | None, typer.Option("--accounts", min=1)] = None,
     seed: Annotated[int, typer.Option("--seed", min=0)] = 2025,
@@ -278,7 +292,7 @@ def book_sample(
 def book_show(
     file: Annotated[Path, typer.Argument(help="CSV or Parquet of positions.")],
     account: Annotated[str, typer.Argument(help="Name of the account.")],
-    system: System = "three_perp_venues",
+    system: System = None,
     prices_of: PricesOf = None,
 ) -> None:
     """Equity, margin, health, liquidation and bankruptcy prices of one account."""
@@ -294,7 +308,7 @@ def book_show(
         )
         table = Table(*positions[0]) if positions else Table("no positions")
         for row in positions:
-            table.add_row(*(f"{v:,.10g}" if isinstance(v, float) else escape(str(v)) for v in row.values()))
+            table.add_row(*("none" if v is None else f"{v:,.10g}" if isinstance(v, float) else escape(str(v)) for v in row.values()))
         out_console.print(table)
 
 
@@ -302,13 +316,16 @@ def book_show(
 def doctor_command(
     what: Annotated[str, typer.Argument(help="Suite or scenario whose memory need to estimate.")] = "default.toml",
     accounts: Annotated[int | None, typer.Option("--accounts", min=1)] = None,
-    precision: Annotated[int | None, typer.Option("--precision")] = None,
+    precision: Annotated[int | None, typer.Option("--precision", help="32 or 64 bits.")] = None,
+    system: Annotated[str | None, typer.Option("--system", help="System file to use instead of the suite's.")] = None,
+    set_: Sets = [],  # noqa: B006 (typer reads the default, nobody changes it)
 ) -> None:
     """Versions, devices, self-checks, and the memory a run would need. Exit code 3 when a self-check fails."""
     from stresslev import doctor
     from stresslev.config.load import load_plan
+    from stresslev.run import accounts_of
 
-    plan = load_plan(what, accounts=accounts, precision=precision)
+    plan = load_plan(what, system=system, overrides=set_, accounts=accounts, precision=precision)
     table = Table("package", "version", box=None)
     for name, version in doctor.versions().items():
         table.add_row(name, version)
@@ -320,7 +337,7 @@ def doctor_command(
     for check in checks:
         mark = "[green]ok[/]" if check.ok else "[bold red]WRONG[/]"
         out_console.print(f"{mark} {escape(check.name)}: {escape(check.found)}", highlight=False, soft_wrap=True)
-    n = plan.system.book.accounts
+    n = accounts_of(plan)
     steps = max(s.steps for s in plan.scenarios)
     need = doctor.memory_estimate(n, len(plan.system.assets), len(plan.system.pools), steps, plan.run.precision)
     have = doctor.available_memory()
@@ -348,11 +365,14 @@ def main(arguments: list[str] | None = None) -> None:
     except typer.Exit as stop:
         code = stop.exit_code
     except Exception as error:
-        # click's usage errors carry their own message; anything else is a defect and keeps its traceback
-        if not hasattr(error, "format_message"):
-            raise
-        error_console.print(f"error: {error.format_message()}", highlight=False, markup=False, soft_wrap=True)
-        code = BAD_INPUT
+        # click's usage errors carry their own message; anything else is a defect, which must never look like a verdict
+        if hasattr(error, "format_message"):
+            error_console.print(f"error: {error.format_message()}", highlight=False, markup=False, soft_wrap=True)
+            code = BAD_INPUT
+        else:
+            traceback.print_exc()
+            error_console.print("this is a defect of stresslev, not of your input; please report the lines above", highlight=False)
+            code = DEFECT
     if code == STOPPED:  # typer turns some interrupts into an exit of its own
         error_console.print("stopped; nothing was written", highlight=False)
     sys.exit(code if isinstance(code, int) else WITHIN)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
-#: An exogenous fall below this says nothing about amplification.
-_LEAST_FALL = 1e-3
+#: An exogenous fall below this counts as this in the amplification, so that a cascade out of nothing shows and rounding does not.
+LEAST_FALL = 0.01
 
 
 @dataclass(frozen=True)
@@ -49,20 +49,20 @@ def _ratio(part, whole):
     return xr.where(whole > 0, part / xr.where(whole > 0, whole, 1), xr.where(part > 0, np.inf, 0.0))
 
 
+def _over_interest(ds: xr.Dataset, *usd) -> float:
+    """The largest of some USD figures over the open interest at the start."""
+    return float(_ratio(max(float(x) for x in usd), _initial_interest(ds).sum()))
+
+
 def fall(price: xr.DataArray) -> xr.DataArray:
     """Deepest fall from the start, per asset, as a fraction."""
     return 1 - price.min("time") / price.isel(time=0)
 
 
 def amplification(ds: xr.Dataset) -> xr.DataArray:
-    """Per asset: fall with the cascade over fall without; NaN where the exogenous price hardly falls."""
+    """Per asset: fall with the cascade over fall without; where the exogenous price falls by less than 1%, one plus the further fall over 1%."""
     outside = fall(ds.exogenous_price_usd)
-    return (fall(ds.price_usd) / outside).where(outside > _LEAST_FALL)
-
-
-def _worst_amplification(ds):
-    values = amplification(ds).values
-    return float(np.nanmax(values)) if np.any(np.isfinite(values)) else 1.0
+    return 1 + (fall(ds.price_usd) - outside) / np.maximum(outside, LEAST_FALL)
 
 
 def _closed_usd(ds):
@@ -141,8 +141,8 @@ METRICS: dict[str, Metric] = {
             "amplification",
             "Amplification, worst asset",
             "1",
-            "Deepest fall with the cascade over deepest fall without it",
-            _worst_amplification,
+            "Deepest fall with the cascade over deepest fall without it; an exogenous fall below 1% counts as 1%",
+            lambda ds: float(amplification(ds).max()),
         ),
         Metric(
             "endogenous_fall",
@@ -168,29 +168,25 @@ METRICS: dict[str, Metric] = {
         ),
         Metric(
             "peak_liquidation_rate",
-            "Peak liquidations in one step over open interest",
+            "Peak liquidations in one step",
             "1",
-            "Largest notional closed within one step over the open interest at the start",
-            lambda ds: float(_ratio((ds.closed_long_usd + ds.closed_short_usd).sum(("pool", "asset")).max(), _initial_interest(ds).sum())),
-            lambda ds: _ratio((ds.closed_long_usd + ds.closed_short_usd).sum("asset").max("time"), _initial_interest(ds)),
+            "Largest notional closed within one step, over the notional held at the start on both sides",
+            lambda ds: float(_ratio((ds.closed_long_usd + ds.closed_short_usd).sum(("pool", "asset")).max(), _held_usd(ds).sum())),
+            lambda ds: _ratio((ds.closed_long_usd + ds.closed_short_usd).sum("asset").max("time"), _held_usd(ds)),
         ),
         Metric(
             "conservation_residual",
             "Conservation residual",
             "1",
             "Largest imbalance of cash or positions of a pool in one step, over the open interest at the start; zero but for rounding",
-            lambda ds: float(
-                np.maximum(abs(ds.cash_residual_usd).max(), (abs(ds.quantity_residual) * ds.price_usd).max()) / _initial_interest(ds).sum()
-            ),
+            lambda ds: _over_interest(ds, abs(ds.cash_residual_usd).max(), (abs(ds.quantity_residual) * ds.price_usd).max()),
         ),
         Metric(
             "total_residual",
             "Conservation residual of the whole run",
             "1",
             "Imbalance of cash or positions from the first to the last step, all ledgers summed anew, over the open interest at the start",
-            lambda ds: float(
-                np.maximum(abs(ds.total_cash_residual_usd).max(), abs(ds.total_quantity_residual_usd).max()) / _initial_interest(ds).sum()
-            ),
+            lambda ds: _over_interest(ds, abs(ds.total_cash_residual_usd).max(), abs(ds.total_quantity_residual_usd).max()),
         ),
     )
 }

@@ -1,13 +1,9 @@
 """Run a plan: book, shocks, engine, metrics, verdict. The one place where all parts meet."""
 
 import dataclasses
-import hashlib
 import json
-import platform
-import sys
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 
 import jax
@@ -15,18 +11,17 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-import stresslev
-from stresslev import assemble, limits, metrics, results
+from stresslev import assemble, limits, metrics, provenance, results
 from stresslev.book import files, sample
 from stresslev.book.book import Book, to_blocks
-from stresslev.config.load import Plan, resolve, validate
-from stresslev.config.spec import LimitSpec, PolicySpec, RunSpec, ScenarioSpec, SystemSpec
+from stresslev.config.load import Plan, data_file
+from stresslev.config.spec import ScenarioSpec
 from stresslev.engine import status
 from stresslev.engine.accounts import latent_deficit
-from stresslev.engine.simulate import RESIDUAL_TOLERANCE, advance, initial_state, open_interest, residual_tolerance
+from stresslev.engine.simulate import advance, initial_state, open_interest, residual_tolerance
 from stresslev.engine.types import Path as EnginePath
 from stresslev.engine.types import State, System, cast
-from stresslev.errors import InputError, NumericalFailure, Problem
+from stresslev.errors import NumericalFailure
 from stresslev.metrics import Finding
 from stresslev.shocks.paths import Shock, build
 from stresslev.trajectory import scenario_dataset
@@ -61,11 +56,18 @@ def chunk_length(steps: int, target: int = 64) -> int:
     return min(near, key=lambda n: abs(n - target)) if near else min(steps, target)
 
 
+def accounts_of(plan: Plan) -> int:
+    """How many accounts the plan's book holds, or will hold once it is sampled."""
+    if plan.system.book.file is None:
+        return plan.system.book.accounts
+    return files.count(data_file(plan.system.book.file, plan.base("system"), "book.file"))
+
+
 def load_book(plan: Plan, shock: Shock) -> Book:
     """The plan's book: read from its file at the system's marks, or sampled (and restated per scenario)."""
     if plan.system.book.file is None:
         return sample.sample(plan.system, plan.run.seed)
-    path = resolve(plan.system.book.file, plan.base("system"))
+    path = data_file(plan.system.book.file, plan.base("system"), "book.file")
     return files.read(path, plan.system, assemble.reference_prices(plan.system, shock))
 
 
@@ -140,7 +142,7 @@ def simulate_scenario(plan: Plan, scenario: ScenarioSpec, shock: Shock, book: Bo
     records, steps, size = [], scenario.steps, chunk_length(scenario.steps)
     progress(scenario.name, 0, steps)
     for start in range(0, steps, size):
-        part = EnginePath(log_return=path.log_return[start : start + size], depth_factor=path.depth_factor[start : start + size])
+        part = EnginePath(log_price=path.log_price[start : start + size], depth_factor=path.depth_factor[start : start + size])
         state, record = advance(state, system, policy, part, rounds, tolerance)
         records.append(jax.tree.map(np.asarray, record))
         progress(scenario.name, min(start + size, steps), steps)
@@ -174,86 +176,6 @@ def simulate_scenario(plan: Plan, scenario: ScenarioSpec, shock: Shock, book: Bo
     )
 
 
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
-def configuration(plan: Plan) -> dict:
-    """The plan as plain data: with the files named in it, enough to run it again."""
-    return {
-        "name": plan.name,
-        "title": plan.title,
-        "description": plan.description,
-        "system": plan.system.model_dump(mode="json"),
-        "scenarios": [s.model_dump(mode="json") for s in plan.scenarios],
-        "policy": plan.policy.model_dump(mode="json"),
-        "run": plan.run.model_dump(mode="json"),
-        "limits": {k: v.model_dump(mode="json") for k, v in plan.limits.items()},
-        "files": plan.files,
-    }
-
-
-def plan_of_result(result: Path) -> Plan:
-    """The plan behind an earlier result, from the provenance in it.
-
-    Raises:
-      InputError: no result there, or a data file (book, prices) that is gone or has changed since.
-    """
-    file = result / "result.nc" if result.is_dir() else result
-    attributes = results.read_attributes(file)
-    saved = json.loads(attributes["configuration"])
-    plan = Plan(
-        name=saved["name"],
-        title=saved["title"],
-        description=saved["description"],
-        system=validate(SystemSpec, saved["system"], file),
-        scenarios=tuple(validate(ScenarioSpec, s, file) for s in saved["scenarios"]),
-        policy=validate(PolicySpec, saved["policy"], file),
-        run=validate(RunSpec, saved["run"], file),
-        limits={k: validate(LimitSpec, v, file) for k, v in saved["limits"].items()},
-        files=saved["files"],
-    )
-    now = input_files(plan)
-    for path, digest in json.loads(attributes["input_files_sha256"]).items():
-        if now.get(path) != digest:
-            raise InputError(path, Problem("file", "", "is not the file of the earlier run", "put the original back, or start a new run"))
-    return plan
-
-
-def input_files(plan: Plan) -> dict[str, str]:
-    """Digest of every data file the plan reads besides its TOML files (book, price files), by resolved path."""
-    paths = []
-    if plan.system.book.file is not None:
-        paths.append(resolve(plan.system.book.file, plan.base("system")))
-    for scenario in plan.scenarios:
-        base = plan.base(f"scenario:{scenario.name}")
-        paths += [resolve(p.file, base) for p in scenario.paths.values() if p.file is not None]
-    return {str(p): _sha256(p) for p in dict.fromkeys(paths)}
-
-
-def _provenance(plan: Plan, wall: float) -> dict[str, str | int | float]:
-    device = jax.devices()[0]
-    return {
-        "title": plan.title,
-        "stresslev_version": stresslev.__version__,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "configuration": json.dumps(configuration(plan)),
-        "input_files_sha256": json.dumps(input_files(plan)),
-        "command": " ".join(["stresslev", *sys.argv[1:]]) if Path(sys.argv[0]).name == "stresslev" else "Python API",
-        "seed": plan.run.seed,
-        "precision": f"float{plan.run.precision}",
-        "residual_tolerance": RESIDUAL_TOLERANCE[f"float{plan.run.precision}"],
-        "python": platform.python_version(),
-        "jax": jax.__version__,
-        "numpy": np.__version__,
-        "xarray": xr.__version__,
-        "platform": f"{platform.system()} {platform.machine()}",
-        "device": f"{device.platform}: {device.device_kind}",
-        "wall_seconds": round(wall, 2),
-    }
-
-
 def run_plan(plan: Plan, progress: Progress = _silent) -> Outcome:
     """Run every scenario of a plan and hold the results against its limits.
 
@@ -280,7 +202,7 @@ def run_plan(plan: Plan, progress: Progress = _silent) -> Outcome:
         datasets=datasets,
         metrics=values,
         findings=tuple(limits.judge(plan.limits, values)),
-        attributes=_provenance(plan, time.perf_counter() - began),
+        attributes=provenance.attributes(plan, time.perf_counter() - began),
     )
 
 

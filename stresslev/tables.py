@@ -25,6 +25,14 @@ def read_table(path: str | Path, *, text: bool = False) -> pa.Table:
       InputError: missing, unreadable or malformed file.
     """
     path = Path(path)
+    table = _read(path, text)
+    twice = sorted({c for c in table.column_names if table.column_names.count(c) > 1})
+    if twice:
+        raise InputError(path, Problem(f"column {twice[0]}", "", "appears twice", "remove one of the two"))
+    return table
+
+
+def _read(path: Path, text: bool) -> pa.Table:
     try:
         if is_parquet(path):
             return pa_parquet.read_table(path)
@@ -34,7 +42,7 @@ def read_table(path: str | Path, *, text: bool = False) -> pa.Table:
                 names = reader.schema.names
             options = pa_csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), null_values=[""], strings_can_be_null=True)
         return pa_csv.read_csv(path, convert_options=options)
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, ValueError, pa.ArrowException) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
             path, Problem("file", "", f"cannot be read as {'Parquet' if is_parquet(path) else 'CSV'}: {reason}", "check the file")

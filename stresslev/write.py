@@ -4,7 +4,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from stresslev.errors import InputError, Problem
@@ -39,36 +39,53 @@ def atomically(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-@contextmanager
-def folder_atomically(path: str | Path) -> Iterator[Path]:
-    """A temporary folder beside `path` that becomes `path` when the block ends well; an older result there is replaced.
-
-    Only an empty folder or an earlier result (one that holds `summary.json`) is ever replaced.
-
-    Raises:
-      InputError: the place cannot be written, or holds something else.
-    """
-    path = Path(path)
+def _check_replaceable(path: Path, names: frozenset[str]) -> None:
+    """Refuse anything but a new place, an empty folder, or a folder that holds nothing but these files. Raises InputError."""
     if path.exists() and not path.is_dir():
         raise InputError(path, Problem("--out", "", "is a file", "name a folder"))
-    if path.is_dir() and any(path.iterdir()) and not (path / "summary.json").is_file():
-        raise InputError(path, Problem("--out", "", "is a folder with other things in it", "name a new or empty folder"))
+    if path.is_dir():
+        if path.samefile(Path.cwd()) or path.is_symlink() or path.is_mount():
+            raise InputError(path, Problem("--out", "", "cannot be replaced as a whole", "name a new folder"))
+        foreign = sorted({p.name for p in path.iterdir()} - names)
+        if foreign:
+            raise InputError(path, Problem("--out", "", f"is a folder with other things in it ({foreign[0]})", "name a new or empty folder"))
+
+
+@contextmanager
+def folder_atomically(path: str | Path, names: frozenset[str]) -> Iterator[Path]:
+    """A temporary folder beside `path` that becomes `path` when the block ends well; an older result there is replaced.
+
+    Args:
+      path: the folder to make.
+      names: the files a result consists of; a folder that holds anything else is never replaced.
+
+    Raises:
+      InputError: the place cannot be written, or holds something else. Told before the block is entered.
+    """
+    path = Path(path)
     try:
+        _check_replaceable(path, names)
+        made = [p for p in (path.parent, *path.parent.parents) if not p.exists()]
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     except OSError as error:
         raise _cannot(path, error) from None
+    done = False
     try:
         yield temporary
+        _check_replaceable(path, names)
         os.chmod(temporary, 0o755)
+        old = Path(tempfile.mkdtemp(prefix=f".{path.name}-old-", dir=path.parent))
         if path.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{path.name}-old-", dir=path.parent))
             os.replace(path, old / "result")
-            os.replace(temporary, path)
-            shutil.rmtree(old)
-        else:
-            os.replace(temporary, path)
+        os.replace(temporary, path)
+        shutil.rmtree(old)
+        done = True
     except OSError as error:
         raise _cannot(path, error) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        if not done:
+            for folder in made:  # nearest first; only what this call made, and only while empty
+                with suppress(OSError):
+                    folder.rmdir()

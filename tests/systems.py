@@ -80,6 +80,6 @@ def engine_arguments(system: dict, book: dict, path: dict, dtype=np.float64):
         cast(arrays, dtype),
         cast(Policy(maintenance_multiplier=system["maintenance_multiplier"]), dtype),
         jax.tree.map(jnp.array, accounts),
-        cast(Path(**path), dtype),
+        cast(Path(log_price=np.cumsum(path["log_return"], axis=0), depth_factor=path["depth_factor"]), dtype),
         slot,
     )

@@ -57,7 +57,7 @@ def test_limits_decide_the_exit_code(tmp_path, capsys, bound, code, verdict):
     ],
 )
 def test_bad_input_exits_2_and_writes_nothing(tmp_path, capsys, arguments):
-    _call(*_small(tmp_path / "r", *arguments), code=2)
+    _call(*_small(tmp_path / "new" / "r", *arguments), code=2)
     assert not list(tmp_path.iterdir())
     assert "error: " in capsys.readouterr().err
 
@@ -81,6 +81,39 @@ def test_a_result_may_be_replaced_but_nothing_else(tmp_path, capsys):
     _call(*_small(other / "thesis.txt"), code=2)
     assert (other / "thesis.txt").read_text() == "precious"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["mine", "r"]
+
+
+def test_a_folder_with_a_foreign_summary_is_left_alone(tmp_path):
+    """A file that happens to be called summary.json does not make a folder ours to replace."""
+    mine = tmp_path / "mine"
+    (mine / "src").mkdir(parents=True)
+    (mine / "summary.json").write_text("{}")
+    (mine / "src" / "thesis.txt").write_text("precious")
+    _call(*_small(mine), code=2)
+    assert (mine / "src" / "thesis.txt").read_text() == "precious"
+
+
+def test_the_working_folder_is_refused_before_the_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    _call(*_small("."), code=2)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_defect_is_no_verdict_and_keeps_the_run(tmp_path, monkeypatch, capsys):
+    """An unforeseen error exits 70, never 1, and a failing report does not cost the finished run."""
+    from stresslev import report
+
+    monkeypatch.setattr(report, "write", lambda folder: 1 / 0)
+    _call(*_small(tmp_path / "r"), code=70)
+    assert sorted(p.name for p in (tmp_path / "r").iterdir()) == ["result.nc", "summary.json"]
+    assert "defect of stresslev" in capsys.readouterr().err
+
+
+def test_a_book_in_which_nobody_holds_anything(tmp_path):
+    (tmp_path / "book.csv").write_text("account,pool,wallet_balance_usd,asset,quantity,entry_price_usd\nidle,mid_venue,100,,,\n")
+    _own_system(tmp_path / "system.toml")
+    _call("run", "gap_35_half_depth", "--system", tmp_path / "system.toml", "--out", tmp_path / "r")
+    _call("doctor", "gap_35_half_depth", "--system", tmp_path / "system.toml")
 
 
 def test_an_unwritable_place_is_refused_before_the_run(tmp_path, capsys):

@@ -89,6 +89,17 @@ def test_a_good_suite_loads(files):
         ("scenario", "[paths.BTC]", "[paths.ETH]", ["paths.BTC", "is missing", "holds BTC"]),
         ("scenario", 'severity = "adverse"', 'severity = "bad"', ["severity", "'bad'", "'adverse', 'severe' or 'very severe'"]),
         ("scenario", "duration_minutes = 10", "duration_minutes = 10\nstep_minutes = 3", ["whole number of steps"]),
+        ("system", "fund_usd = 1e6", "fund_usd = true", ["pools.one.insurance_fund_usd", "True", "give a number"]),
+        ("system", "fund_usd = 1e6", 'fund_usd = "1e6"', ["pools.one.insurance_fund_usd", "'1e6'", "give a number"]),
+        ("system", "max_leverage = [50]", "", ["tiers.flat.max_leverage", "is missing"]),
+        ("system", "floors_usd = [0]", "floors_usd = []", ["tiers.flat.floors_usd", "give at least one entry"]),
+        ("system", "depth_usd = 1e6", "depth_usd = " + "1" * 5000, ["system.toml", "not valid TOML"]),
+        ("system", "floors_usd = [0]", "floors_usd = " + "[" * 3000, ["system.toml", "not valid TOML"]),
+        ("scenario", "duration_minutes = 10", "duration_minutes = 10\nstart = 5", ["start", "not a date"]),
+        ("scenario", "duration_minutes = 10", "duration_minutes = 10\nstart = 9999-12-31T23:59:00Z", ["year 9999"]),
+        ("scenario", "duration_minutes = 10", "duration_minutes = 10000000\nstep_minutes = 1e-9", ["steps are more than"]),
+        ("suite", "max = 0", "max = 1\nmin = 2", ["min 2 is above max 1"]),
+        ("suite", "scenario.toml", "s" * 400, ["does not exist"]),
         ("suite", "scenario.toml", "scenarioo.toml", ["scenarioo.toml", "does not exist"]),
         ("suite", "max = 0", "reason = 'none'", ["limits.bad_debt_usd", "give max or min"]),
     ],
@@ -109,6 +120,7 @@ def test_bad_input_names_file_key_value_and_fix(files, name, old, new, parts):
         ("system.assets.BTC.depth_usd.x=1", ["is a value, not a table"]),
         ("scenarios.rise.shock_scale=2", ["scenarios.rise", "is no scenario"]),
         ("policy.pools.two.BTC=2", ["policy.pools.two", "is no pool"]),
+        ("scenarios.fall=5", ["names a whole table"]),
         ("run.precision=16", ["run.precision", "16", "32 or 64"]),
     ],
 )
@@ -159,6 +171,23 @@ def test_every_shipped_file_loads():
         load_plan(path)
     for path in (root / "systems").glob("*.toml"):
         load_system(path)
+
+
+def test_one_mistake_in_a_tier_table_is_one_message(files):
+    assert _error(files, "system", "max_leverage = [50]", "").count("Fix: ") == 1
+
+
+def test_a_name_inside_a_file_is_not_looked_up_in_the_working_directory(files, tmp_path, monkeypatch):
+    (tmp_path / "cwd").mkdir()
+    monkeypatch.chdir(tmp_path / "cwd")
+    (tmp_path / "cwd" / "gap_35_half_depth.toml").write_text(SCENARIO)
+    (files / "suite.toml").write_text(SUITE.replace('"system.toml"', '"three_perp_venues"').replace("scenario.toml", "gap_35_half_depth.toml"))
+    assert load_plan(files / "suite.toml").scenarios[0].name == "gap_35_half_depth"
+
+
+def test_names_with_dots_can_be_overridden(files):
+    (files / "scenario.toml").write_text(SCENARIO.replace('name = "fall"', 'name = "fall.1"'))
+    assert load_plan(files / "suite.toml", overrides=['scenarios."fall.1".shock_scale=2']).scenarios[0].shock_scale == 2
 
 
 def test_tiers_can_come_from_a_venues_dump(files):

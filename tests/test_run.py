@@ -8,7 +8,8 @@ from stresslev import doctor, metrics, results
 from stresslev.config.load import load_plan
 from stresslev.engine import simulate
 from stresslev.errors import NumericalFailure
-from stresslev.run import chunk_length, plan_of_result, run_plan, save
+from stresslev.provenance import plan_of_result
+from stresslev.run import chunk_length, run_plan, save
 
 ACCOUNTS = 6000
 

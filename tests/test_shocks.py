@@ -44,7 +44,7 @@ def test_proxies_scales_and_depth(tmp_path):
     np.testing.assert_allclose(shock.depth_factor[[0, -1]], [[0.4, 0.475], [0.4, 0.25]])
 
 
-@pytest.mark.parametrize("form", ["csv", "csv.gz", "parquet", "iso", "milliseconds"])
+@pytest.mark.parametrize("form", ["csv", "csv.gz", "parquet", "iso", "milliseconds", "microseconds", "nanoseconds"])
 def test_a_full_price_file_is_accepted(tmp_path, form):
     seconds = START.timestamp() + 60 * np.arange(-5, 20)
     prices = 100 * np.exp(-0.01 * np.arange(-5, 20))
@@ -53,7 +53,7 @@ def test_a_full_price_file_is_accepted(tmp_path, form):
     if form == "parquet":
         pq.write_table(table.set_column(0, "ts", pa.array([datetime.fromtimestamp(s, UTC) for s in seconds])), tmp_path / name)
     else:
-        times = seconds if form != "milliseconds" else seconds * 1000
+        times = seconds * {"milliseconds": 1e3, "microseconds": 1e6, "nanoseconds": 1e9}.get(form, 1)
         lines = [datetime.fromtimestamp(s, UTC).isoformat() if form == "iso" else str(int(t)) for s, t in zip(seconds, times, strict=True)]
         text = "ts,symbol,close\n" + "".join(f"{t},BTC,{p!r}\n" for t, p in zip(lines, prices.tolist(), strict=True))
         if form == "csv.gz":
@@ -67,6 +67,14 @@ def test_a_full_price_file_is_accepted(tmp_path, form):
     np.testing.assert_allclose(shock.log_return[:, 0], -0.01, rtol=1e-9)
 
 
+def test_steps_that_pass_over_the_trough_are_refused(tmp_path):
+    """A wick of one minute in a path of five-minute steps would silently vanish."""
+    paths = {"X": {"minutes": [0, 6, 7, 8, 10], "prices": [100, 100, 50, 100, 100]}}
+    build(_scenario(paths), ("X",), tmp_path)
+    with pytest.raises(InputError, match=r"step_minutes = 5.*lowest price, 50"):
+        build(_scenario(paths, step_minutes=5), ("X",), tmp_path)
+
+
 @pytest.mark.parametrize(
     ("rows", "path", "parts"),
     [
@@ -77,6 +85,7 @@ def test_a_full_price_file_is_accepted(tmp_path, form):
         ("0,1\n600,2\n", {"symbol": "BTC"}, ["column symbol", "is missing"]),
         ("0,x\n600,2\n", {}, ["column close", "no number"]),
         ("", {}, ["holds no rows"]),
+        ("0,1\n600,2\n", {"file": "missing.csv"}, ["missing.csv", "is no file"]),
     ],
 )
 def test_a_bad_price_file_is_refused(tmp_path, rows, path, parts):
@@ -84,7 +93,7 @@ def test_a_bad_price_file_is_refused(tmp_path, rows, path, parts):
     shifted = "".join(f"{base + int(t)},{p}\n" for t, p in (r.split(",") for r in rows.splitlines()))
     (tmp_path / "p.csv").write_text("ts,close\n" + shifted)
     with pytest.raises(InputError) as caught:
-        build(_scenario({"X": {"file": "p.csv", **path}}), ("X",), tmp_path)
+        build(_scenario({"X": {"file": "p.csv"} | path}), ("X",), tmp_path)
     for part in parts:
         assert part in str(caught.value), str(caught.value)
 

@@ -80,9 +80,17 @@ def _numbers(table: pa.Table, column: str, needed: np.ndarray, found: _Findings)
     return values
 
 
-def _codes(table: pa.Table, column: str, names: tuple[str, ...], allow_empty: bool, found: _Findings) -> np.ndarray:
+def _text(table: pa.Table, column: str, path: Path) -> pa.ChunkedArray:
+    """A column as text without surrounding blanks. Raises InputError when it cannot be read as text."""
+    try:
+        return pc.utf8_trim_whitespace(pc.cast(table[column], pa.string()))
+    except pa.ArrowException:
+        kind = str(table[column].type)
+        raise InputError(path, Problem(f"column {column}", kind, "is not a column of names", "store it as text")) from None
+
+
+def _codes(text: pa.ChunkedArray, column: str, names: tuple[str, ...], allow_empty: bool, found: _Findings) -> np.ndarray:
     """Index of each entry among `names`; -1 where empty (allowed) or wrong (reported)."""
-    text = pc.utf8_trim_whitespace(pc.cast(table[column], pa.string()))
     codes = np.asarray(pc.fill_null(pc.index_in(text, value_set=pa.array(names, pa.string())), -1)).astype(np.int64)
     empty = np.asarray(pc.fill_null(pc.equal(text, ""), True))
     unknown = np.flatnonzero((codes < 0) & ~empty)
@@ -123,16 +131,18 @@ def check(path: str | Path, system: SystemSpec, reference_price: np.ndarray) -> 
         raise InputError(path, Problem("file", "", "holds no rows", "give a book with at least one account"))
     found = _Findings()
     pools, assets = tuple(system.pools), tuple(system.assets)
-    pool = _codes(table, "pool", pools, False, found)
-    asset = _codes(table, "asset", assets, True, found)
-    account_text = pc.cast(table["account"], pa.string())
-    no_account = np.asarray(pc.fill_null(pc.equal(pc.utf8_trim_whitespace(account_text), ""), True))
+    pool = _codes(_text(table, "pool", path), "pool", pools, False, found)
+    asset = _codes(_text(table, "asset", path), "asset", assets, True, found)
+    account_text = _text(table, "account", path)
+    no_account = np.asarray(pc.fill_null(pc.equal(account_text, ""), True))
     found.add(np.flatnonzero(no_account), "account", lambda _: "", "is empty", "name the account")
-    asset_text = pc.fill_null(pc.cast(table["asset"], pa.string()), "")
-    positioned = ~np.asarray(pc.equal(pc.utf8_trim_whitespace(asset_text), ""))
+    asset_text = pc.fill_null(_text(table, "asset", path), "")
+    positioned = ~np.asarray(pc.equal(asset_text, ""))
     wallet = _numbers(table, "wallet_balance_usd", np.ones(table.num_rows, bool), found)
     quantity = _numbers(table, "quantity", positioned, found)
     entry = _numbers(table, "entry_price_usd", positioned, found)
+    stray = np.flatnonzero(~positioned & (np.abs(np.nan_to_num(quantity)) > 0))
+    found.add(stray, "asset", lambda _: "", "is empty although the row has a quantity", "name the asset, or leave the quantity empty")
     found.add(
         np.flatnonzero(positioned & (entry <= 0)),
         "entry_price_usd",
@@ -184,6 +194,14 @@ def check(path: str | Path, system: SystemSpec, reference_price: np.ndarray) -> 
         account=names[who[first]],
     )
     return Checked(book=book, errors=(), warnings=tuple(_warnings(book, system, first)), rows=table.num_rows)
+
+
+def count(path: str | Path) -> int:
+    """Number of accounts in a file of positions, without checking it. Raises InputError when it is no such table."""
+    table = read_table(path, text=True)
+    if not {"account", "pool"} <= set(table.column_names):
+        raise InputError(path, Problem("column account", "", "or column pool is missing", f"columns: {', '.join(COLUMNS)}"))
+    return table.select(["account", "pool"]).group_by(["account", "pool"]).aggregate([]).num_rows
 
 
 def maintenance(book: Book, system: SystemSpec) -> np.ndarray:

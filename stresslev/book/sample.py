@@ -95,6 +95,9 @@ def sample(system: SystemSpec, seed: int) -> Book:
       system: with `open_interest_usd` for its pools.
       seed: with it the book is the same on every machine and for every memory size.
     """
+    if system.book.file is not None or not all(p.open_interest_usd for p in system.pools.values()):
+        fix = "give every pool open_interest_usd and leave book.file out"
+        raise InputError(f"system {system.name}", Problem("book", "", "the system has a book from a file, not one to sample", fix))
     names = tuple(system.pools)
     sizes = _pool_sizes(system)
     parts = [_pool_book(system, name, v, int(n), seed) for v, (name, n) in enumerate(zip(names, sizes, strict=True)) if n > 0]

@@ -52,6 +52,11 @@ def positions_of(book: Book, system: SystemSpec, account: str) -> list[tuple[dic
         return [_positions(book, system, int(i), float(required[i])) for i in found]
 
 
+def _price(value) -> float | None:
+    """A price, or None where no price above zero does it."""
+    return float(value) if float(value) > 0 else None
+
+
 def _positions(book: Book, system: SystemSpec, i: int, margin: float) -> tuple[dict, list[dict]]:
     """Totals and positions of one account in one pool."""
     pool, equity = book.pools[book.pool[i]], float(book.equity[i])
@@ -74,8 +79,8 @@ def _positions(book: Book, system: SystemSpec, i: int, margin: float) -> tuple[d
                 "quantity": q,
                 "mark, USD": price,
                 "maintenance, USD": own,
-                "liquidation price, USD": float(liquidation_price(q, equity, price, margin - own, floor[0, 0], step[0, 0])),
-                "bankruptcy price, USD": float(bankruptcy_price(q, equity, price)),
+                "liquidation price, USD": _price(liquidation_price(q, equity, price, margin - own, floor[0, 0], step[0, 0])),
+                "bankruptcy price, USD": _price(bankruptcy_price(q, equity, price)),
             }
         )
     return summary, positions

@@ -1,5 +1,7 @@
 """Read TOML files, apply overrides, validate, and resolve the files they name."""
 
+import os
+import re
 import tomllib
 from dataclasses import dataclass
 from importlib import resources
@@ -8,7 +10,7 @@ from pathlib import Path
 from pydantic import BaseModel, ValidationError
 
 from stresslev.config.spec import PolicySpec, RunSpec, ScenarioSpec, SuiteSpec, SystemSpec, TierFile
-from stresslev.config.tiers import read_tier_csv
+from stresslev.config.tiers import TierTable, read_tier_csv
 from stresslev.errors import InputError, Problem, did_you_mean, shorten
 
 DEFAULT_SYSTEM = "systems/three_perp_venues.toml"
@@ -28,7 +30,7 @@ class Plan:
     policy: PolicySpec
     run: RunSpec
     limits: dict
-    files: dict[str, str]  # role -> path, for provenance and for relative paths: "system", "suite", "scenario:<name>"
+    files: dict[str, str]  # role -> absolute path, for provenance and for relative paths: "system", "suite", "scenario:<name>"
 
     def base(self, role: str) -> Path:
         """Folder that paths in the file of this role are relative to."""
@@ -42,7 +44,10 @@ def shipped_scenarios() -> Path:
 
 
 def resolve(name: str | Path, base: Path | None = None) -> Path:
-    """The file a user means: as given, relative to `base`, or a shipped one (with or without `scenarios/` and `.toml`).
+    """The TOML file a user means, as an absolute path.
+
+    A name on the command line (`base` None) is relative to the working directory, a name inside a file to that file's folder; what is not there is
+    looked up among the shipped scenarios, with or without `scenarios/` and `.toml`.
 
     Raises:
       InputError: nothing of that name, with what there is.
@@ -50,16 +55,23 @@ def resolve(name: str | Path, base: Path | None = None) -> Path:
     asked = Path(name)
     shipped = shipped_scenarios()
     inside = Path(*asked.parts[1:]) if asked.parts[:1] == ("scenarios",) and len(asked.parts) > 1 else asked
-    candidates = [] if base is None or asked.is_absolute() else [base / asked]
-    candidates.append(asked)
+    candidates = [asked if base is None else base / asked]
     if not asked.is_absolute():
         candidates += [shipped / inside, shipped / f"{inside}.toml", shipped / "systems" / f"{inside}.toml"]
     for path in candidates:
-        if path.is_file():
-            return path
+        if os.path.isfile(path):
+            return path.resolve()
+    what = "is a folder" if os.path.isdir(candidates[0]) else "does not exist, here or among the shipped scenarios"
     known = [str(p.relative_to(shipped)) for p in shipped.rglob("*.toml")]
-    hint = did_you_mean(str(inside), known)
-    raise InputError(name, Problem("file", "", "does not exist, here or among the shipped scenarios", hint))
+    raise InputError(name, Problem("file", "", what, did_you_mean(str(inside), known)))
+
+
+def data_file(name: str | Path, base: Path, key: str) -> Path:
+    """A book, price or tier file named in a TOML file, relative to that file's folder. Raises InputError when it is not there."""
+    path = base / name
+    if not os.path.isfile(path):
+        raise InputError(path, Problem(key, shorten(str(name)), "is no file", f"put it there; the path is relative to {base}"))
+    return path.resolve()
 
 
 def read_toml(path: Path) -> dict:
@@ -74,7 +86,7 @@ def read_toml(path: Path) -> dict:
         raise InputError(path, Problem("file", "", f"cannot be read ({error.strerror})", "check the path and its permissions")) from None
     except UnicodeDecodeError:
         raise InputError(path, Problem("file", "", "is not UTF-8 text", "give a TOML file; books and prices go in through its keys")) from None
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # ValueError: TOMLDecodeError, and integers of thousands of digits
         raise InputError(path, Problem("file", "", f"is not valid TOML: {error}", "correct that line")) from None
 
 
@@ -85,14 +97,15 @@ def parse_override(text: str) -> tuple[list[str], object]:
       InputError: no '=', an empty key, or an unknown root.
     """
     key, sign, value = text.partition("=")
-    parts = [p.strip() for p in key.split(".")]
-    if not sign or not all(parts):
+    # parts may be quoted as in TOML, for names with dots: scenarios."fall.1".shock_scale
+    parts = [p.strip().strip('"') for p in re.findall(r'"[^"]*"|[^."]+', key)]
+    if not sign or not parts or not all(parts):
         raise InputError("--set", Problem(text, "", "is not dotted.key=value", "write for example --set system.assets.BTC.depth_usd=1e8"))
     if parts[0] not in ROOTS:
         raise InputError("--set", Problem(key, "", f"begins with {parts[0]!r}", did_you_mean(parts[0], ROOTS)))
     try:
         parsed = tomllib.loads(f"x = {value.strip()}")["x"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         parsed = value.strip()
     return parts, parsed
 
@@ -118,9 +131,40 @@ def _known_keys(model: type[BaseModel], location: tuple) -> list[str]:
     return list(getattr(current, "model_fields", {}))
 
 
-def _problem(error: dict, model: type[BaseModel]) -> Problem:
+#: pydantic's error types -> what to do about them.
+_FIXES = {
+    "float_type": "give a number",
+    "float_parsing": "give a number",
+    "finite_number": "give a finite number",
+    "int_type": "give a whole number",
+    "int_parsing": "give a whole number",
+    "int_from_float": "give a whole number",
+    "string_type": "give text in quotes",
+    "string_pattern_mismatch": "use letters, digits, dot, dash and underscore, beginning with a letter or digit",
+    "string_too_short": "give some text",
+    "tuple_type": "give a list in square brackets",
+    "too_short": "give at least one entry",
+    "dict_type": "give a table",
+    "model_type": "give a table",
+    "model_attributes_type": "give a table",
+    "datetime_type": "give a date and time, such as 2025-10-10T00:00:00Z",
+    "datetime_parsing": "give a date and time, such as 2025-10-10T00:00:00Z",
+}
+_BOUNDS = {"greater_than": "above", "greater_than_equal": "of at least", "less_than": "below", "less_than_equal": "of at most"}
+
+
+def _fix(error: dict, message: str) -> str:
+    kind = error["type"]
+    if kind in _BOUNDS:
+        return f"give a value {_BOUNDS[kind]} {next(iter(error['ctx'].values()))}"
+    if kind == "literal_error":
+        return f"give {error['ctx']['expected']}"
+    return _FIXES.get(kind, f"change it so that this holds: {message}")
+
+
+def _problem(error: dict, model: type[BaseModel], prefix: str) -> Problem:
     location = tuple(p for p in error["loc"] if not (isinstance(p, str) and p.endswith(("]", "TierTable", "TierFile"))))
-    where = ".".join(str(p) for p in location) or "file"
+    where = ".".join([*([prefix] if prefix else []), *(str(p) for p in location)]) or "file"
     kind, message = error["type"], error["msg"].removeprefix("Value error, ")
     if kind == "missing":
         return Problem(where, "", "is missing", "add it")
@@ -130,11 +174,17 @@ def _problem(error: dict, model: type[BaseModel]) -> Problem:
     value = "" if isinstance(error["input"], dict) else shorten(error["input"])
     if kind == "value_error":
         return Problem(where, value, message, "correct it")
-    return Problem(where, value, message[:1].lower() + message[1:], "give " + message.removeprefix("Input should be ").removeprefix("a valid "))
+    return Problem(where, value, message[:1].lower() + message[1:], _fix(error, message))
 
 
-def validate(model: type[BaseModel], data: dict, file) -> BaseModel:
+def validate(model: type[BaseModel], data: dict, file, prefix: str = "") -> BaseModel:
     """Validate a table against its specification.
+
+    Args:
+      model: the specification.
+      data: the table as read.
+      file: named in the errors.
+      prefix: dotted key of the table inside the file.
 
     Raises:
       InputError: every problem, each with its dotted key, value and fix.
@@ -142,13 +192,7 @@ def validate(model: type[BaseModel], data: dict, file) -> BaseModel:
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        found = []
-        for e in error.errors():
-            problem = _problem(e, model)
-            if problem not in found and not ("TierFile" in e["loc"] and isinstance(e["input"], dict) and "floors_usd" in e["input"]):
-                found.append(problem)
-        # a table that is neither form of a union is reported for the form it resembles
-        raise InputError(file, found or [_problem(e, model) for e in error.errors()]) from None
+        raise InputError(file, dict.fromkeys(_problem(e, model, prefix) for e in error.errors())) from None
 
 
 def _expect_kind(data: dict, path: Path, kinds: tuple[str, ...]) -> str:
@@ -164,18 +208,19 @@ def _system(data: dict, path: Path) -> SystemSpec:
     for name, table in (tiers if isinstance(tiers, dict) else {}).items():
         if isinstance(table, dict) and "file" in table:
             entry = validate(TierFile, table, path)
-            read = read_tier_csv(resolve(entry.file, path.parent), [entry.symbol])[entry.symbol]
+            source = data_file(entry.file, path.parent, f"tiers.{name}.file")
+            read = read_tier_csv(source, [entry.symbol])[entry.symbol]
             data = {**data, "tiers": {**data["tiers"], name: read.model_dump()}}
+        else:
+            validate(TierTable, table, path, f"tiers.{name}")
     return validate(SystemSpec, data, path)
 
 
-def load_system(path: str | Path, overrides: dict | None = None) -> SystemSpec:
+def load_system(path: str | Path) -> SystemSpec:
     """A system file, its tier files read in. Raises InputError."""
     found = resolve(path)
     data = read_toml(found)
     _expect_kind(data, found, ("system",))
-    for parts, value in (overrides or {}).get("system", ()):
-        _apply(data, parts, value, ".".join(parts))
     return _system(data, found)
 
 
@@ -195,7 +240,7 @@ def load_plan(path: str | Path, *, system: str | Path | None = None, overrides: 
     for text in overrides:
         parts, value = parse_override(text)
         by_root.setdefault(parts[0], []).append((parts[1:], value))
-        if not parts[1:]:
+        if len(parts) < (3 if parts[0] == "scenarios" else 2):
             raise InputError("--set", Problem(text, "", "names a whole table", "name a key inside it"))
     accounts = run.pop("accounts", None)
 
@@ -220,7 +265,8 @@ def load_plan(path: str | Path, *, system: str | Path | None = None, overrides: 
     for parts, value in by_root.get("system", ()):
         _apply(system_data, parts, value, ".".join(["system", *parts]))
     if accounts is not None:
-        if (system_data.get("book") or {}).get("file"):
+        book = system_data.get("book")
+        if isinstance(book, dict) and book.get("file"):
             fix = "leave --accounts out, or remove book.file"
             raise InputError("--accounts", Problem("accounts", str(accounts), "the book comes from a file, it is not sampled", fix))
         _apply(system_data, ["book", "accounts"], accounts, "system.book.accounts")

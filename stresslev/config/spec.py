@@ -4,14 +4,19 @@ from datetime import datetime
 from itertools import pairwise
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from stresslev.config.tiers import TierTable
+from stresslev.config.tiers import Number, TierTable
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Whole = Annotated[int, Field(strict=True)]
+Positive = Annotated[Number, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[Number, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[Number, Field(ge=0, le=1, allow_inf_nan=False)]
+
+
+#: Most time steps of a scenario.
+MAX_STEPS = 1_000_000
 
 
 class Spec(BaseModel):
@@ -26,11 +31,11 @@ class AssetSpec(Spec):
     depth_usd: Positive = Field(description="net flow in USD that moves the price by 1% at the reference volatility")
     volatility: Positive = Field(description="reference volatility per year (0.5 is 50%), at which depth_usd holds")
     price_usd: Positive | None = Field(None, description="present mark in USD; when absent the scenario's own starting price is used")
-    impact_exponent: Annotated[float, Field(gt=0, le=2)] = Field(1.0, description="1 linear in flow over depth, 0.5 square root")
+    impact_exponent: Annotated[Number, Field(gt=0, le=2)] = Field(1.0, description="1 linear in flow over depth, 0.5 square root")
     permanent_share: Share = Field(0.2, description="share of the impact that never recovers")
     impact_half_life_minutes: Positive = Field(10.0, description="half-life of the transient rest")
     depth_volatility_exponent: NonNegative = Field(0.5, description="kappa: depth falls with (reference volatility / volatility)^kappa")
-    depth_floor: Annotated[float, Field(gt=0, le=1)] = Field(0.01, description="least share of the depth that volatility leaves")
+    depth_floor: Annotated[Number, Field(gt=0, le=1)] = Field(0.01, description="least share of the depth that volatility leaves")
     volatility_half_life_minutes: Positive = Field(60.0, description="half-life of the EWMA volatility")
 
 
@@ -38,7 +43,7 @@ class LiquidationSpec(Spec):
     """What a pool does with an under-margined account."""
 
     rule: Literal["full", "restore"] = Field("full", description="close everything, or just enough to be back at target_health")
-    target_health: Annotated[float, Field(gt=1, le=100)] = Field(1.25, description="equity over maintenance margin after a restoring liquidation")
+    target_health: Annotated[Number, Field(gt=1, le=100)] = Field(1.25, description="equity over maintenance margin after a restoring liquidation")
 
 
 class PoolBookSpec(Spec):
@@ -54,13 +59,13 @@ class PoolSpec(Spec):
     kind: Literal["perp"] = Field("perp", description="the only kind so far: cross-margin perpetual futures")
     description: str = Field("", description="free text, shown in the report")
     insurance_fund_usd: NonNegative = Field(description="balance at the start; liquidation fees add to it, deficits draw on it")
-    taker_fee_bps: Annotated[float, Field(ge=0, le=1000)] = Field(5.0, description="of the notional closed, to the venue")
-    liquidation_fee_bps: Annotated[float, Field(ge=0, le=1000)] = Field(100.0, description="of the notional closed, to the insurance fund")
+    taker_fee_bps: Annotated[Number, Field(ge=0, le=1000)] = Field(5.0, description="of the notional closed, to the venue")
+    liquidation_fee_bps: Annotated[Number, Field(ge=0, le=1000)] = Field(100.0, description="of the notional closed, to the insurance fund")
     liquidation: LiquidationSpec = Field(LiquidationSpec(), description="what the pool does with an under-margined account")
     liquidation_capacity_usd_per_minute: Positive | None = Field(None, description="most notional the pool can close per minute; absent: no limit")
     tiers: dict[Name, Name] = Field(description="asset -> name of a table in [tiers]")
     open_interest_usd: dict[Name, Positive] = Field(default_factory=dict, description="asset -> USD, for the sampler")
-    imbalance: dict[Name, Annotated[float, Field(ge=-1, le=1)]] = Field(
+    imbalance: dict[Name, Annotated[Number, Field(ge=-1, le=1)]] = Field(
         default_factory=dict, description="asset -> (customers' longs - shorts) / (longs + shorts), for the sampler"
     )
     book: PoolBookSpec = Field(PoolBookSpec(), description="how the sampler fills this pool")
@@ -70,15 +75,19 @@ class BookSpec(Spec):
     """Where the accounts come from: a file, or the calibrated sampler."""
 
     file: str | None = Field(None, description="CSV or Parquet of positions; the other keys are then not used")
-    accounts: Annotated[int, Field(ge=1, le=1_000_000_000)] = Field(1_000_000, description="accounts to sample over all pools; --accounts overrides")
-    pareto_exponent: Annotated[float, Field(gt=1, le=10)] = Field(1.3, description="tail exponent of account sizes; smaller is more concentrated")
-    largest_account_share: Annotated[float, Field(gt=0, le=1)] = Field(0.005, description="cap on one account's share of its pool's gross notional")
+    accounts: Annotated[Whole, Field(ge=1, le=1_000_000_000)] = Field(
+        1_000_000, description="accounts to sample over all pools; --accounts overrides"
+    )
+    pareto_exponent: Annotated[Number, Field(gt=1, le=10)] = Field(1.3, description="tail exponent of sizes; smaller is more concentrated")
+    largest_account_share: Annotated[Number, Field(gt=0, le=1)] = Field(
+        0.005, description="cap on one account's share of the sizes drawn for its pool, before the sides are scaled to open interest"
+    )
     leverage_median: Positive = Field(5.0, description="median leverage of an account of median size")
     leverage_sigma: NonNegative = Field(0.8, description="standard deviation of log leverage")
-    leverage_size_elasticity: Annotated[float, Field(ge=-1, le=1)] = Field(-0.1, description="d log leverage / d log size: large accounts use less")
+    leverage_size_elasticity: Annotated[Number, Field(ge=-1, le=1)] = Field(-0.1, description="d log leverage / d log size: large accounts use less")
     leverage_min: Positive = Field(0.5, description="least leverage drawn")
     leverage_max: Positive = Field(100.0, description="most leverage drawn; the tiers' maximum leverage binds as well")
-    positions_mean: Annotated[float, Field(ge=1)] = Field(1.5, description="mean number of assets an account holds")
+    positions_mean: Annotated[Number, Field(ge=1)] = Field(1.5, description="mean number of assets an account holds")
     hedge_share: Share = Field(0.3, description="chance that a further position has the opposite side of the first")
 
     @model_validator(mode="after")
@@ -145,7 +154,7 @@ class PathSpec(Spec):
     symbol_column: str = Field("symbol", description="column that tells several assets of one file apart")
     symbol: str | None = Field(None, description="rows of the file to use; absent: all rows")
     proxy: Name | None = Field(None, description="follow another asset of the scenario")
-    beta: Annotated[float, Field(ge=-10, le=10)] = Field(1.0, description="log return per log return of the proxy")
+    beta: Annotated[Number, Field(ge=-10, le=10)] = Field(1.0, description="log return per log return of the proxy")
     start_price_usd: Positive | None = Field(None, description="starting price of a proxied asset")
 
     @model_validator(mode="after")
@@ -197,21 +206,34 @@ class ScenarioSpec(Spec):
     sources: tuple[str, ...] = Field((), description="where the figures come from; shown in the report")
     assumptions: tuple[str, ...] = Field((), description="what is assumed; shown in the report")
     start: datetime | None = Field(None, description="time of minute 0, UTC; needed for price files with dates")
-    duration_minutes: Annotated[int, Field(ge=1, le=10_000_000)] = Field(description="a whole number of steps")
+    duration_minutes: Annotated[Whole, Field(ge=1, le=10_000_000)] = Field(description="a whole number of steps")
     step_minutes: Positive = Field(1.0, description="length of one step")
-    shock_scale: Annotated[float, Field(ge=0, le=10)] = Field(1.0, description="factor on every log return of the paths")
+    shock_scale: Annotated[Number, Field(ge=0, le=10)] = Field(1.0, description="factor on every log return of the paths")
     depth_scale: Positive = Field(1.0, description="factor on all depth factors")
     paths: dict[Name, PathSpec] = Field(min_length=1, description="the exogenous price of each asset of the system")
     depth: dict[Name, DepthSpec] = Field(default_factory=dict, description="asset -> factor on its depth; 'default' for all others")
 
+    @field_validator("start", mode="before")
+    @classmethod
+    def _a_date(cls, value):
+        if isinstance(value, int | float):
+            raise ValueError("a number is not a date and time; write 2025-10-10T00:00:00Z")
+        return value
+
     @model_validator(mode="after")
     def _grid(self):
         steps = self.duration_minutes / self.step_minutes
+        if steps > MAX_STEPS:
+            raise ValueError(f"{steps:.3g} steps are more than {MAX_STEPS:,}; lengthen step_minutes or shorten duration_minutes")
         if abs(steps - round(steps)) > 1e-9 or steps < 1:
             raise ValueError("duration_minutes must be a whole number of steps of step_minutes")
         for name, path in self.paths.items():
             if path.proxy is not None and (path.proxy not in self.paths or self.paths[path.proxy].proxy is not None):
                 raise ValueError(f"paths.{name}.proxy names {path.proxy!r}, which must be an asset of this scenario with a path of its own")
+        if "default" in self.paths:
+            raise ValueError("an asset cannot be called 'default': [depth.default] stands for all others")
+        if self.start is not None and not 1970 <= self.start.year <= 2200:
+            raise ValueError(f"start lies in the year {self.start.year}; give one between 1970 and 2200")
         for name in self.depth:
             if name != "default" and name not in self.paths:
                 raise ValueError(f"depth.{name} names an asset without a path")
@@ -226,8 +248,8 @@ class ScenarioSpec(Spec):
 class PolicySpec(Spec):
     """The leverage rules."""
 
-    maintenance_multiplier: Annotated[float, Field(gt=0, le=100)] = Field(1.0, description="factor on every tier requirement")
-    pools: dict[Name, dict[Name, Annotated[float, Field(gt=0, le=100)]]] = Field(
+    maintenance_multiplier: Annotated[Number, Field(gt=0, le=100)] = Field(1.0, description="factor on every tier requirement")
+    pools: dict[Name, dict[Name, Annotated[Number, Field(gt=0, le=100)]]] = Field(
         default_factory=dict, description="pool -> asset -> multiplier, instead of the general one"
     )
 
@@ -235,22 +257,24 @@ class PolicySpec(Spec):
 class RunSpec(Spec):
     """How to compute."""
 
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(2025, description="of the sampled book")
+    seed: Annotated[Whole, Field(ge=0, lt=2**63)] = Field(2025, description="of the sampled book")
     precision: Literal[32, 64] = Field(32, description="bits of a floating-point number: 32 for speed, 64 for proof")
-    max_rounds: Annotated[int, Field(ge=1, le=1000)] = Field(3, description="most rounds of liquidation within one step")
+    max_rounds: Annotated[Whole, Field(ge=1, le=1000)] = Field(3, description="most rounds of liquidation within one step")
 
 
 class LimitSpec(Spec):
     """A bound on one metric, for every scenario."""
 
-    max: float | None = Field(None, description="breached above")
-    min: float | None = Field(None, description="breached below")
+    max: Number | None = Field(None, description="breached above")
+    min: Number | None = Field(None, description="breached below")
     reason: str = Field("", description="why the limit is there; shown in the report")
 
     @model_validator(mode="after")
     def _bounded(self):
         if self.max is None and self.min is None:
             raise ValueError("give max or min")
+        if self.max is not None and self.min is not None and self.min > self.max:
+            raise ValueError(f"min {self.min:g} is above max {self.max:g}")
         return self
 
 

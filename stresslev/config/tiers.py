@@ -5,12 +5,15 @@ import gzip
 from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from stresslev.errors import InputError, Problem, did_you_mean
 
+#: A plain number: text and true/false are refused, not converted.
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 #: Largest disagreement between a printed maintenance amount and the continuous one, as a share of the tier's floor.
 CONTINUITY_TOLERANCE = 1e-9
 
@@ -25,10 +28,10 @@ class TierTable(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     source: str = Field(min_length=1, description="venue, contract and date")
-    floors_usd: tuple[float, ...] = Field(min_length=1, description="notional at which each tier begins; the first is 0")
-    maintenance_rates: tuple[float, ...] = Field(min_length=1, description="maintenance margin rate of each tier, a fraction")
-    max_leverage: tuple[float, ...] = Field(min_length=1, description="most leverage of each tier: initial margin is its inverse")
-    maintenance_amounts_usd: tuple[float, ...] | None = Field(None, description="the venue's deductions (cum), checked when given")
+    floors_usd: tuple[Number, ...] = Field(min_length=1, description="notional at which each tier begins; the first is 0")
+    maintenance_rates: tuple[Number, ...] = Field(min_length=1, description="maintenance margin rate of each tier, a fraction")
+    max_leverage: tuple[Number, ...] = Field(min_length=1, description="most leverage of each tier: initial margin is its inverse")
+    maintenance_amounts_usd: tuple[Number, ...] | None = Field(None, description="the venue's deductions (cum), checked when given")
 
     @model_validator(mode="after")
     def _consistent(self):

@@ -17,9 +17,12 @@ def initial(system: System) -> Market:
     return Market(fundamental=zero, permanent=zero, transient=zero, opening=zero, variance=system.reference_variance)
 
 
-def open_step(market: Market, system: System, log_return: Array) -> Market:
-    """The exogenous move, the recovery of transient impact, and the EWMA variance of opening prices (RiskMetrics 1996)."""
-    moved = replace(market, fundamental=market.fundamental + log_return, transient=market.transient * system.transient_decay)
+def open_step(market: Market, system: System, fundamental: Array) -> Market:
+    """The exogenous price, the recovery of transient impact, and the EWMA variance of opening prices (RiskMetrics 1996).
+
+    `fundamental` (A,) is the exogenous log price itself, not its change: thousands of small changes would not add up in float32.
+    """
+    moved = replace(market, fundamental=fundamental, transient=market.transient * system.transient_decay)
     r = moved.log_price - market.opening
     variance = system.volatility_decay * market.variance + (1 - system.volatility_decay) * r * r
     return replace(moved, opening=moved.log_price, variance=variance)

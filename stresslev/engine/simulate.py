@@ -45,7 +45,7 @@ def advance(state: State, system: System, policy: Policy, path: Path, max_rounds
     """Run all steps of `path`; the state is donated. Returns the state and the record, stacked over steps."""
 
     def body(carry, now):
-        return step(carry, system, policy, now.log_return, now.depth_factor, max_rounds, tolerance)
+        return step(carry, system, policy, now.log_price, now.depth_factor, max_rounds, tolerance)
 
     return lax.scan(body, state, path)
 

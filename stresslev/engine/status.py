@@ -14,8 +14,8 @@ _SENTENCES = {
     NONFINITE: "a price, an equity or a ledger became infinite or not a number; "
     "check for a zero depth, an extreme path or an impact that feeds itself",
     RESIDUAL: "cash or positions did not balance within the tolerance of the precision; run with --precision 64, and report it if it persists",
-    ROUNDS_CAP: "in some steps accounts were still under margin when the rounds of the step were used up; they were taken on in the next step "
-    "(raise run.max_rounds to let the cascade go further inside one step)",
+    ROUNDS_CAP: "in some steps accounts were still being closed in the last round allowed; any that its price move left under margin waited for "
+    "the next step (raise run.max_rounds to let the cascade go further inside one step)",
     CAPACITY_BOUND: "in some steps a pool had more to close than its liquidation capacity allows; the rest waited",
 }
 

@@ -145,18 +145,18 @@ def round_of_liquidation(
 
 
 def step(
-    state: State, system: System, policy: Policy, log_return: Array, depth_factor: Array, max_rounds: Array, tolerance: Array
+    state: State, system: System, policy: Policy, fundamental: Array, depth_factor: Array, max_rounds: Array, tolerance: Array
 ) -> tuple[State, Record]:
     """Advance by one step. Pure; scan, checkpointing and batching compose around it.
 
     Args:
       state: what is carried.
       system, policy: rules and parameters.
-      log_return, depth_factor: (A,) the scenario in this step.
+      fundamental, depth_factor: (A,) the scenario at this step: exogenous log price over the reference, factor on depth.
       max_rounds: () int32, most rounds of liquidation within the step.
       tolerance: () USD; a residual above it raises the RESIDUAL bit.
     """
-    market = markets.open_step(state.market, system, log_return)
+    market = markets.open_step(state.market, system, fundamental)
     depth = markets.depth(market, system, depth_factor)
     opened = replace(state, market=market)
 
@@ -167,7 +167,9 @@ def step(
     def body(carry):
         inner, flows, flow, capacity, rationed, _, n = carry
         inner, new, flow, capacity, short = round_of_liquidation(inner, system, policy, depth, flow, capacity)
-        return inner, _add([flows, new]), flow, capacity, rationed | short, new.rounds > 0, n + 1
+        # a pool without capacity left can do nothing more in this step
+        more = jnp.any((new.triggered > 0) & (capacity > 0))
+        return inner, _add([flows, new]), flow, capacity, rationed | short, more, n + 1
 
     start = (
         opened,

@@ -47,7 +47,7 @@ class Policy:
 class Path:
     """The exogenous scenario on the time grid, T steps. Traced."""
 
-    log_return: Array  # (T, A)
+    log_price: Array  # (T, A) log of the exogenous price over the reference, at the end of each step
     depth_factor: Array  # (T, A)
 
 

@@ -123,6 +123,8 @@ def interest(scenario: Scenario) -> str:
     """Open interest at both ends."""
     start = open_interest(scenario)
     end = float(scenario.data.open_interest_usd.isel(time=-1).sum())
+    if start <= 0:
+        return "Nobody holds a position at the start."
     change = end / start - 1
     if abs(change) < NEGLIGIBLE:
         return f"Open interest ends where it began, at {words.usd(end)}."

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from stresslev import metrics
+from stresslev.metrics import LEAST_FALL
 from stresslev.report.inputs import Scenario
 
 #: A fund counts as run out with less than this share of its start left.
@@ -49,7 +50,7 @@ class Swing:
     @property
     def ratio(self) -> float | None:
         """Fall with the cascade over fall without, None where there is hardly a fall without."""
-        return self.fall / self.fall_without if self.fall_without > 1e-3 else None
+        return self.fall / self.fall_without if self.fall_without >= LEAST_FALL else None
 
 
 def exhausted_funds(scenario: Scenario) -> list[Exhausted]:

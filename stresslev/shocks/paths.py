@@ -8,10 +8,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from stresslev.config.load import resolve
+from stresslev.config.load import data_file
 from stresslev.config.spec import DepthSpec, PathSpec, ScenarioSpec
 from stresslev.errors import InputError, Problem, did_you_mean, shorten
 from stresslev.tables import read_table
+
+#: Unix seconds before which no price file lies (1973); tells the units of Unix times apart.
+_EARLIEST = 1e8
+#: Most that the grid may miss of a path's highest and lowest price.
+_MISSED = 0.01
 
 
 @dataclass(frozen=True)
@@ -44,26 +49,32 @@ def _timestamp(moment: datetime) -> float:
 
 
 def _seconds(column: pa.ChunkedArray, file: Path, name: str) -> np.ndarray:
-    """Unix seconds of a time column: numbers (seconds, or milliseconds when they are that large), timestamps or ISO text."""
+    """Unix seconds of a time column: numbers (seconds, or milli-, micro- or nanoseconds by their size), timestamps or ISO text."""
     if pa.types.is_timestamp(column.type):
-        return np.asarray(column.cast(pa.timestamp("us")).cast(pa.int64())) / 1e6
-    if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
-        values = np.asarray(column, float)
-        return values / 1000 if np.nanmax(values) > 1e11 else values
-    out = np.empty(len(column))
-    for row, text in enumerate(column.to_pylist()):
-        try:
-            stamp = datetime.fromisoformat(text)
-        except (TypeError, ValueError):
-            problem = Problem(f"row {row + 1}, column {name}", shorten(text), "is not a time", "give Unix seconds or ISO 8601 text")
-            raise InputError(file, problem) from None
-        out[row] = _timestamp(stamp)
-    return out
+        seconds = np.asarray(column.cast(pa.timestamp("us"), safe=False).cast(pa.int64()).cast(pa.float64())) / 1e6
+    elif pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
+        values = np.asarray(column.cast(pa.float64(), safe=False))
+        largest = np.nanmax(np.abs(values), initial=0.0)
+        seconds = values / next((unit for unit in (1e9, 1e6, 1e3) if largest / unit > _EARLIEST), 1.0)
+    else:
+        seconds = np.array([_parsed(text, row, file, name) for row, text in enumerate(column.to_pylist(), start=1)])
+    bad = np.flatnonzero(~np.isfinite(seconds))
+    if len(bad):
+        raise InputError(file, Problem(f"row {bad[0] + 1}, column {name}", "", "has no time", "fill it in or remove the row"))
+    return seconds
+
+
+def _parsed(text, row: int, file: Path, name: str) -> float:
+    try:
+        return _timestamp(datetime.fromisoformat(text))
+    except (TypeError, ValueError, OverflowError):
+        fix = "give Unix time in seconds, milli-, micro- or nanoseconds, or ISO 8601 text"
+        raise InputError(file, Problem(f"row {row}, column {name}", shorten(text), "is not a time", fix)) from None
 
 
 def _from_file(path: PathSpec, scenario: ScenarioSpec, base: Path, key: str) -> tuple[np.ndarray, np.ndarray]:
     """Minutes since the start and prices of one asset, from a CSV or Parquet file."""
-    file = resolve(path.file, base)
+    file = data_file(path.file, base, f"{key}.file")
     table = read_table(file)
     for option in ("time_column", "price_column"):
         column = getattr(path, option)
@@ -75,6 +86,7 @@ def _from_file(path: PathSpec, scenario: ScenarioSpec, base: Path, key: str) -> 
             fix = did_you_mean(path.symbol_column, table.column_names)
             raise InputError(file, Problem(f"column {path.symbol_column}", "", "is missing", fix))
         symbols = table[path.symbol_column]
+        symbols = symbols.cast(pa.string())
         table = table.filter(pc.equal(symbols, path.symbol))
         if not table.num_rows:
             raise InputError(
@@ -85,7 +97,7 @@ def _from_file(path: PathSpec, scenario: ScenarioSpec, base: Path, key: str) -> 
         raise InputError(file, Problem("file", "", "holds no rows", "give a file with prices"))
     try:
         prices = np.asarray(table[path.price_column].cast(pa.float64()))
-    except pa.ArrowInvalid as error:
+    except pa.ArrowException as error:
         raise InputError(
             file, Problem(f"column {path.price_column}", "", f"holds something that is no number ({error})", "give plain prices")
         ) from None
@@ -103,7 +115,7 @@ def _from_file(path: PathSpec, scenario: ScenarioSpec, base: Path, key: str) -> 
     start = seconds[0] if scenario.start is None else _timestamp(scenario.start)
     minutes = (seconds - start) / 60
     if minutes[0] > 1e-9 or minutes[-1] < scenario.duration_minutes - scenario.step_minutes - 1e-9:
-        first, last = (datetime.fromtimestamp(s, UTC).isoformat() for s in (seconds[0], seconds[-1]))
+        first, last = (np.datetime64(int(s), "s") for s in (seconds[0], seconds[-1]))
         fix = "move start, shorten duration_minutes, or give a longer file"
         raise InputError(file, Problem(f"column {path.time_column}", "", f"covers {first} to {last}, not the whole scenario", fix))
     return minutes, prices
@@ -112,7 +124,15 @@ def _from_file(path: PathSpec, scenario: ScenarioSpec, base: Path, key: str) -> 
 def _grid_log_price(path: PathSpec, scenario: ScenarioSpec, base: Path, key: str, grid: np.ndarray) -> tuple[float, np.ndarray]:
     """Starting price and log price over it on the grid; linear in log price between points, constant after the last."""
     minutes, prices = (path.minutes, path.prices) if path.file is None else _from_file(path, scenario, base, key)
-    log_price = np.interp(grid, minutes, np.log(prices))
+    minutes, logs = np.asarray(minutes, float), np.log(np.asarray(prices, float))
+    log_price = np.interp(grid, minutes, logs)
+    inside = logs[(minutes >= 0) & (minutes <= grid[-1])]
+    pairs = (("highest", inside.max(initial=-np.inf), log_price.max()), ("lowest", inside.min(initial=np.inf), log_price.min()))
+    for name, extreme, found in pairs:
+        if np.isfinite(extreme) and abs(np.expm1(extreme - found)) > _MISSED:
+            what = f"{key}: the grid passes over the {name} price, {np.exp(extreme):g}, and sees {np.exp(found):g}"
+            problem = Problem("step_minutes", f"{scenario.step_minutes:g}", what, "use shorter steps")
+            raise InputError(f"scenario {scenario.name}", problem)
     at_start = np.flatnonzero(np.asarray(minutes) == grid[0])
     start = prices[at_start[0]] if len(at_start) else np.exp(log_price[0])
     return float(start), log_price - log_price[0]

@@ -341,12 +341,12 @@ def meet(rules: dict, state: dict, owed, tally: dict) -> None:
         tally["fund_draw"][v] += draw
 
 
-def play_round(rules: dict, state: dict, depth, flow_so_far, capacity_left, tally: dict) -> bool:
-    """One round of liquidations; False if nobody was under-margined."""
+def play_round(rules: dict, state: dict, depth, flow_so_far, capacity_left, tally: dict) -> tuple[int, bool]:
+    """One round of liquidations; tells how many were under-margined, and whether a pool of theirs has capacity left."""
     price = mark_price(rules, state)
     demands = find_demands(rules, state, price)
     if not demands:
-        return False
+        return 0, False
     for i in demands:
         tally["triggered"][state["pool"][i]] += 1
     granted = ration(rules, state, demands, capacity_left)
@@ -361,7 +361,7 @@ def play_round(rules: dict, state: dict, depth, flow_so_far, capacity_left, tall
         owed[state["pool"][i]] += short
         charge(rules, state, i, traded, new_price, tally)
     meet(rules, state, owed, tally)
-    return True
+    return len(demands), any(capacity_left[state["pool"][i]] > 0.0 for i in demands)
 
 
 # One step
@@ -381,9 +381,11 @@ def play_step(rules: dict, state: dict, log_return, depth_factor, max_rounds: in
     depth = open_market(rules, state, log_return, depth_factor)
     flow_so_far = np.zeros(rules["A"])
     capacity_left = rules["capacity"].copy()
-    rounds = 0
-    while rounds < max_rounds and play_round(rules, state, depth, flow_so_far, capacity_left, tally):
-        rounds += 1
+    rounds, more = 0, True
+    for _ in range(max_rounds):
+        if more:
+            demands, more = play_round(rules, state, depth, flow_so_far, capacity_left, tally)
+            rounds += demands > 0
     cash_after, coins_after = ledgers(rules, state)
     price = mark_price(rules, state)
     return {
