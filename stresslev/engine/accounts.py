@@ -222,7 +222,9 @@ def settle(accounts: Accounts, system: System, policy: Policy, asked: Demand, fi
         traded = share * sum(jnp.abs(q) * p for q, p in zip(some.quantity, fill_price, strict=True))
         left = some.equity_at_reference + proceeds  # if all of it were closed at the fill
         deficit = share * jnp.maximum(-left, 0)
-        cash = some.equity_at_reference + share * proceeds + deficit
+        # old + share * proceeds + deficit; written so that an account closed in full at a loss ends at zero exactly, whatever is fused
+        old = some.equity_at_reference
+        cash = jnp.where(left < 0, (1 - share) * old, old + share * proceeds)
         equity_after = margin.equity(cash, kept, tuple(fills.displaced_after))
         rate = rules.liquidation_fee + rules.taker_fee
         paid = jnp.minimum(rate * traded, jnp.maximum(equity_after, 0))
