@@ -40,7 +40,7 @@ def test_the_suite_runs_in_both_precisions():
             assert ds.price_usd.dtype == (np.float32 if precision == 32 else np.float64)
             assert outcome.metrics[name]["conservation_residual"] < (1e-5 if precision == 32 else 1e-9)
             assert int(ds.attrs["status"]) & 3 == 0
-        assert len(outcome.findings) == 15
+        assert len(outcome.findings) == 18
 
 
 def test_a_deeper_market_and_a_larger_fund_do_no_harm(gap64):
