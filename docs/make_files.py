@@ -56,7 +56,7 @@ scenarios then move those marks by the historical returns.
 
 `[paths.ASSET] file = "..."` takes CSV (plain or gzipped) or Parquet with one row per time: `time_column` (Unix seconds or milliseconds, ISO 8601
 text or timestamps) and `price_column`; with `symbol`, only the rows whose `symbol_column` says so. The scenario's `start` is the time of minute 0;
-without it the first row is.
+without it the first row is. Between rows the path is linear in log price, however long the gap.
 
 ## Metrics
 

@@ -3,6 +3,7 @@
 Exit codes: 0 within limits, 1 breached, 2 bad input, 3 numerical failure, 70 a defect of stresslev, 130 stopped.
 """
 
+import signal
 import sys
 import time
 import traceback
@@ -135,6 +136,8 @@ def _execute(plan, out: Path) -> int:
     from stresslev.run import run_plan, save
     from stresslev.write import folder_atomically
 
+    # asked to end, end as on Ctrl-C: nothing half-written stays behind
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     defect = None
     with folder_atomically(out, RESULT_FILES) as folder, _progress() as progress:
         outcome = run_plan(plan, progress)

@@ -19,10 +19,20 @@ settings.load_profile("tests")
 ROOT = Path(__file__).resolve().parent.parent
 
 
-@pytest.fixture(scope="session")
-def real_data():
-    """Folder of real data, or None; tests that use it say what they did not check when it is absent."""
+_UNCHECKED: list[str] = []
+
+
+@pytest.fixture
+def real_data(request):
+    """Folder of real data, or None; the end of the test run names the tests that had to do without."""
     for candidate in (os.environ.get("STRESSLEV_DATA"), ROOT.parent / "shared" / "data"):
         if candidate and Path(candidate).is_dir():
             return Path(candidate)
+    _UNCHECKED.append(request.node.nodeid)
     return None
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Say what was not checked for want of real data."""
+    for name in _UNCHECKED:
+        terminalreporter.write_line(f"not checked against real data (set STRESSLEV_DATA): {name}")

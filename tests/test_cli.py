@@ -37,9 +37,17 @@ def test_run_writes_three_files_and_says_where(tmp_path, capsys):
     assert summary["provenance"]["seed"] == 2025
 
 
-@pytest.mark.parametrize(("bound", "code", "verdict"), [("1e12", 0, "within limits"), ("-1", 1, "breached")])
-def test_limits_decide_the_exit_code(tmp_path, capsys, bound, code, verdict):
-    _call(*_small(tmp_path / "r", "--set", f"limits.bad_debt_usd.max={bound}"), code=code)
+@pytest.mark.parametrize(
+    ("limit", "code", "verdict"),
+    [
+        ("bad_debt_usd.max=1e12", 0, "within limits"),
+        ("bad_debt_usd.max=-1", 1, "breached"),
+        ("liquidated_accounts_share.min=0.01", 0, "within limits"),
+        ("liquidated_accounts_share.min=0.99", 1, "breached"),
+    ],
+)
+def test_limits_decide_the_exit_code(tmp_path, capsys, limit, code, verdict):
+    _call(*_small(tmp_path / "r", "--set", f"limits.{limit}"), code=code)
     assert json.loads((tmp_path / "r" / "summary.json").read_text())["verdict"] == verdict
     assert verdict in capsys.readouterr().out.lower()
 
@@ -122,7 +130,8 @@ def test_an_unwritable_place_is_refused_before_the_run(tmp_path, capsys):
     assert "cannot be written" in capsys.readouterr().err
 
 
-def test_interrupting_leaves_nothing_behind(tmp_path):
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_interrupting_leaves_nothing_behind(tmp_path, how):
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
     command = [*RUN, "run", "default", "--accounts", "100000", "--out", str(tmp_path / "r")]
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as process:
@@ -130,7 +139,7 @@ def test_interrupting_leaves_nothing_behind(tmp_path):
             if line.startswith("2020-03-12"):
                 break
         time.sleep(0.5)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(how)
         _, error = process.communicate(timeout=60)
     assert process.returncode == 130, error
     assert "stopped" in error

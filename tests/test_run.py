@@ -109,6 +109,44 @@ def test_the_same_run_gives_the_same_bits(gap64):
         assert (a == b).all(), name
 
 
+def test_notices_say_when_rounds_or_capacity_bound():
+    """With one round and a capacity of a dollar both notices are raised; with neither limit reached, none is."""
+    from stresslev.engine import status
+
+    venues = ("large_venue", "mid_venue", "onchain_venue")
+
+    def bits(capacity, rounds):
+        overrides = [f"system.pools.{v}.liquidation_capacity_usd_per_minute={capacity}" for v in venues] + [f"run.max_rounds={rounds}"]
+        outcome = run_plan(load_plan("gap_35_half_depth", accounts=ACCOUNTS, precision=64, overrides=overrides))
+        return int(outcome.datasets["gap_35_half_depth"].attrs["status"])
+
+    assert bits(1e7, 3) & status.CAPACITY_BOUND
+    assert bits(1e15, 1) & status.ROUNDS_CAP
+    assert bits(1e15, 500) == 0
+
+
+def test_a_stricter_multiplier_for_one_pool_is_felt_there(gap64):
+    overrides = [f"policy.pools.mid_venue.{a}=3" for a in ("BTC", "ETH", "SOL", "SUI")]
+    outcome = run_plan(load_plan("gap_35_half_depth", accounts=ACCOUNTS, precision=64, overrides=overrides))
+    first, then = (o.datasets["gap_35_half_depth"].newly_liquidated.sum("time") for o in (gap64, outcome))
+    assert int(then.sel(pool="mid_venue")) > 1.02 * int(first.sel(pool="mid_venue"))
+
+
+def test_the_push_of_the_cascade_is_the_largest_distance_of_the_two_prices(gap64):
+    ds = gap64.datasets["gap_35_half_depth"]
+    push = float(abs(ds.price_usd / ds.exogenous_price_usd - 1).max())
+    assert gap64.metrics["gap_35_half_depth"]["endogenous_move"] == push > 0.01
+
+
+def test_a_cascade_out_of_nothing_counts_as_amplification():
+    """Prices do not move by themselves, but under-margined accounts are there from the start: the fall is the cascade's, and shows."""
+    overrides = ["scenario.shock_scale=0", "policy.maintenance_multiplier=8"]
+    outcome = run_plan(load_plan("gap_35_half_depth", accounts=ACCOUNTS, precision=64, overrides=overrides))
+    values = outcome.metrics["gap_35_half_depth"]
+    assert values["endogenous_fall"] > 0.05
+    assert values["amplification"] == pytest.approx(1 + values["endogenous_fall"] / 0.01)
+
+
 def test_a_numerical_failure_is_named():
     plan = load_plan("gap_35_half_depth", accounts=2000, overrides=["system.assets.BTC.depth_usd=1e-30"])
     with pytest.raises(NumericalFailure, match=r"gap_35_half_depth: .*infinite or not a number"):

@@ -101,7 +101,6 @@ def test_a_bad_price_file_is_refused(tmp_path, rows, path, parts):
 def test_the_real_minutes_can_be_run_from_their_file(real_data, tmp_path):
     """The full minute file of 2025-10-10 gives the quoted peak and a trough of the closes (where the data is at hand)."""
     if real_data is None:
-        print("not checked: the minute data is not here")
         return
     file = str(real_data / "binance_1m_events" / "2025-10-10_adl_1m.csv.gz")
     scenario = _scenario({"BTC": {"file": file, "symbol": "BTCUSDT"}}, start=datetime(2025, 10, 9, tzinfo=UTC), duration_minutes=5000)
