@@ -87,5 +87,5 @@ def memory_estimate(accounts: int, assets: int, pools: int, steps: int, bits: in
     layout = accounts * (8 * 4 + 8 * assets)
     state = 2 * accounts * (width * (assets + 1) + 1)
     record = steps * width * (pools * (6 * assets + 9) + 5 * assets)
-    fixed = 450 * 2**20
+    fixed = 640 * 2**20
     return fixed + book + max(sampler, layout + state) + 2 * record

@@ -1,0 +1,473 @@
+"""The first benchmark of the time step: the engine against a fused Numba loop of the same rule, on the CPU.
+
+    python experiments/bench/step.py [--accounts 1e5 1e6 1e7] [--assets 1 4] [--repeats 5] [--out results.json]
+
+Every (accounts, assets, precision) case and each of the two programs gets its own process, so that peak memory belongs to it. Before anything is
+timed the two are held against each other, in float64 to 1e-9; nothing is timed if they disagree. A repeat during which other processes took more
+than a tenth of the machine is thrown away and done again.
+"""
+
+import argparse
+import datetime
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+sys.path[:0] = [str(HERE), str(ROOT)]
+
+#: Largest difference between the two programs in float64, as a share of each series' largest value.
+AGREEMENT = 1e-9
+#: The same in float32, for the series that do not hinge on which side of its margin a single account falls.
+LOOSE = {"price": 1e-3, "bad_debt": 2e-2, "newly_liquidated": 5e-3, "triggered": 5e-3}
+#: Short calls are repeated until they add up to this, but no more than so often.
+LEAST_SECONDS, MOST_REPEATS = 3.0, 40
+MIB = 2**20
+
+
+# Measuring
+
+
+def peak_bytes() -> int:
+    """Largest resident set of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def resident_bytes() -> int:
+    """Resident set of this process now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def machine_seconds() -> float:
+    """CPU seconds all processes of the machine have used, time taken by the hypervisor included."""
+    fields = [int(x) for x in Path("/proc/stat").read_text().splitlines()[0].split()[1:]]
+    return (sum(fields[:3]) + sum(fields[5:8])) / os.sysconf("SC_CLK_TCK")
+
+
+def wait_for_quiet(limit_s: float = 900) -> None:
+    """Return once other processes leave the machine alone for half a second, or when the limit is over."""
+    end = time.monotonic() + limit_s
+    while time.monotonic() < end:
+        before = machine_seconds()
+        time.sleep(0.5)
+        if machine_seconds() - before <= 0.05:
+            return
+
+
+def timed(call) -> tuple[float, float, float, object]:
+    """Wall seconds, CPU seconds of this process, CPU seconds of others, and the result."""
+    others, own, start = machine_seconds(), time.process_time(), time.perf_counter()
+    result = call()
+    wall, mine = time.perf_counter() - start, time.process_time() - own
+    return wall, mine, max(0.0, machine_seconds() - others - mine), result
+
+
+def measure(fresh, call, finish, repeats: int) -> dict:
+    """Time `call(fresh())`: the first call apart, then the median of the repeats that nobody disturbed.
+
+    Args: `fresh` makes the input, outside the timed region; `finish` turns the result into plain numbers, outside it too.
+    """
+    wait_for_quiet()
+    given = fresh()
+    before = resident_bytes()
+    first, _, _, result = timed(lambda: call(given))
+    outcome = finish(result)
+    kept, disturbed = [], 0
+    while disturbed < 4 * repeats and (len(kept) < repeats or (len(kept) < MOST_REPEATS and sum(w for w, _ in kept) < LEAST_SECONDS)):
+        del given, result
+        given = fresh()
+        wait_for_quiet()
+        wall, mine, others, result = timed(lambda x=given: call(x))
+        if others > max(0.02, 0.1 * wall * os.cpu_count()):  # the clock of others ticks every 0.01 s
+            disturbed += 1
+            continue
+        kept.append((wall, mine))
+    if not kept:
+        raise SystemExit("the machine was never quiet enough to time anything")
+    seconds = statistics.median(w for w, _ in kept)
+    return {
+        "seconds": seconds,
+        "all_seconds": [round(w, 6) for w, _ in kept],
+        "cores_busy": statistics.median(c / w for w, c in kept),
+        "first_call_seconds": first,
+        "disturbed_repeats": disturbed,
+        "resident_before_mib": before / MIB,
+        "outcome": outcome,
+    }
+
+
+def summarise(series: dict) -> dict:
+    """The plain numbers of one run that the two programs are compared by."""
+    return {
+        "price": [float(x) for x in series["price"][-1]],
+        "bad_debt": [float(x) for x in series["bad_debt"][-1]],
+        "newly_liquidated": [int(x) for x in series["newly_liquidated"].sum(axis=0)],
+        "triggered": [int(x) for x in series["triggered"].sum(axis=0)],
+        "rounds": int(series["rounds"].sum()),
+        "evaluations": int(series["evaluations"].sum()) if "evaluations" in series else None,
+    }
+
+
+# The two programs
+
+
+def engine_series(record) -> dict:
+    """The engine's record as NumPy arrays under the names of the Numba loop."""
+    import numpy as np
+
+    flows = record.flows
+    return {
+        "price": np.asarray(record.price, float),
+        "bad_debt": np.asarray(record.bad_debt, float),
+        "fund": np.asarray(record.insurance_fund, float),
+        "treasury": np.asarray(record.treasury, float),
+        "triggered": np.asarray(flows.triggered, float),
+        "newly_liquidated": np.asarray(flows.newly_liquidated, float),
+        "rounds": np.asarray(flows.rounds),
+        "closed": np.asarray(flows.closed_long, float) + np.asarray(flows.closed_short, float),
+    }
+
+
+def run_engine(system, policy, accounts, path, most: int, dtype) -> dict:
+    """One run of the engine from NumPy inputs, untimed; for holding the two programs against each other."""
+    import jax
+    import jax.numpy as jnp
+
+    from stresslev.engine.simulate import simulate
+    from stresslev.engine.types import cast
+
+    population = jax.tree.map(jnp.array, accounts)
+    _, record = simulate(cast(system, dtype), cast(policy, dtype), (population,), cast(path, dtype), max_rounds=most)
+    return engine_series(record)
+
+
+def run_numba(system, policy, accounts, path, most: int, dtype) -> dict:
+    """One run of the Numba loop from the same inputs, untimed."""
+    import numba_loop
+    import numpy as np
+
+    equity = np.array(accounts.equity_at_reference, dtype)
+    ready = numba_loop.prepare(system, policy, path, accounts.block_pool, equity.shape[1], dtype)
+    quantity = np.stack([np.array(q, dtype).ravel() for q in accounts.quantity])
+    return numba_loop.run(equity.ravel(), quantity, np.array(accounts.liquidated).ravel(), ready, most)
+
+
+def time_engine(folder: Path, dtype, names: list[str], repeats: int, most: int) -> dict:
+    """The engine on the stored case, per workload."""
+    import dataclasses
+
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from stresslev.engine.simulate import advance, initial_state, residual_tolerance
+    from stresslev.engine.types import Accounts, Policy, System, cast
+    from stresslev.engine.types import Path as EnginePath
+
+    stored = np.load(folder / "case.npz")
+    system = cast(System(**{f.name: stored[f.name] for f in dataclasses.fields(System)}), dtype)
+    policy = cast(Policy(maintenance_multiplier=stored["maintenance_multiplier"]), dtype)
+    assets = len(stored["reference_price"])
+
+    def load(name):
+        return jnp.array(np.load(folder / f"{name}.npy"))
+
+    def fresh():
+        accounts = Accounts(
+            equity_at_reference=load("equity"),
+            quantity=tuple(load(f"quantity{a}") for a in range(assets)),
+            liquidated=load("liquidated"),
+            block_pool=load("block_pool"),
+        )
+        state = initial_state(system, (accounts,))
+        tolerance = residual_tolerance(state, system)
+        # two leaves of a fresh state may be the same buffer, and `advance` takes over the buffers it is given
+        market, ledger = jax.tree.map(jnp.copy, (state.market, state.ledger))
+        return jax.block_until_ready((dataclasses.replace(state, market=market, ledger=ledger), tolerance))
+
+    out = {}
+    for name in names:
+        path = cast(EnginePath(stored[f"{name}_log_price"], stored[f"{name}_depth_factor"]), dtype)
+
+        def call(given, path=path):
+            state, tolerance = given
+            return jax.block_until_ready(advance(state, system, policy, path, jnp.int32(most), tolerance))
+
+        out[name] = measure(fresh, call, lambda r: summarise(engine_series(r[1])) | {"status": int(r[0].status)}, repeats)
+        out[name]["peak_mib"] = peak_bytes() / MIB
+    return out
+
+
+def time_numba(folder: Path, dtype, names: list[str], repeats: int, most: int) -> dict:
+    """The Numba loop on the stored case, per workload."""
+    import types
+
+    import numba_loop
+    import numpy as np
+
+    stored = np.load(folder / "case.npz")
+    case = types.SimpleNamespace(**{k: stored[k] for k in stored.files})
+    assets = len(case.reference_price)
+    size = np.load(folder / "equity.npy", mmap_mode="r").shape[1]
+
+    def fresh():
+        first = np.load(folder / "equity.npy").ravel()
+        quantity = np.empty((assets, len(first)), dtype)
+        for a in range(assets):
+            quantity[a] = np.load(folder / f"quantity{a}.npy").ravel()
+        return first, quantity, np.load(folder / "liquidated.npy").ravel()
+
+    out = {}
+    for name in names:
+        path = types.SimpleNamespace(log_price=stored[f"{name}_log_price"], depth_factor=stored[f"{name}_depth_factor"])
+        ready = numba_loop.prepare(case, case, path, np.load(folder / "block_pool.npy"), size, dtype)
+        out[name] = measure(fresh, lambda g, ready=ready: numba_loop.run(*g, ready, most), summarise, repeats)
+        out[name]["peak_mib"] = peak_bytes() / MIB
+    return out
+
+
+# Work done in processes of its own
+
+
+def work_store(job: dict) -> dict:
+    """Make the case and write it to a folder, so that neither program's memory holds what making it took."""
+    import dataclasses
+
+    import numpy as np
+    import workload
+
+    from stresslev.book.book import to_blocks
+
+    folder = Path(job["folder"])
+    book = workload.book(job["accounts"], job["assets"])
+    case = workload.case(book)
+    accounts, _ = to_blocks(book, np.dtype(job["dtype"]))
+    np.save(folder / "equity.npy", accounts.equity_at_reference)
+    for a, q in enumerate(accounts.quantity):
+        np.save(folder / f"quantity{a}.npy", q)
+    np.save(folder / "liquidated.npy", accounts.liquidated)
+    np.save(folder / "block_pool.npy", accounts.block_pool)
+    arrays = {f.name: getattr(case.system, f.name) for f in dataclasses.fields(case.system)}
+    arrays["maintenance_multiplier"] = case.policy.maintenance_multiplier
+    for name in workload.WORKLOADS:
+        path = workload.path(name, job["assets"])
+        arrays |= {f"{name}_log_price": path.log_price, f"{name}_depth_factor": path.depth_factor}
+    np.savez(folder / "case.npz", **arrays)
+    return {"blocks": list(accounts.equity_at_reference.shape), "gross_notional": float(book.gross_notional.sum())}
+
+
+def work_time(job: dict) -> dict:
+    """Time one program on the stored case."""
+    import jax
+    import numpy as np
+    import workload
+
+    dtype = np.dtype(job["dtype"])
+    program = {"engine": time_engine, "numba": time_numba}[job["program"]]
+    with jax.enable_x64(dtype == np.float64):
+        return program(Path(job["folder"]), dtype, list(workload.WORKLOADS), job["repeats"], workload.MAX_ROUNDS)
+
+
+def differences(a: dict, b: dict) -> dict[str, float]:
+    """Largest difference of each series that both have, as a share of its largest value."""
+    import numpy as np
+
+    out = {}
+    for name in sorted(set(a) & set(b)):
+        x, y = np.asarray(a[name], float), np.asarray(b[name], float)
+        out[name] = float(np.max(np.abs(x - y)) / max(np.max(np.abs(x)), 1e-12))
+    return out
+
+
+def work_verify(job: dict) -> dict:
+    """Hold the two programs against each other: random systems and the benchmark's own crash, small."""
+    import jax
+    import numpy as np
+    import workload
+
+    from stresslev.book.book import to_blocks
+    from tests.systems import engine_arguments, random_case
+
+    worst: dict[str, float] = {}
+    failures = []
+
+    def compare(label, arguments, limit):
+        diff = differences(run_engine(*arguments), run_numba(*arguments))
+        for name, value in diff.items():
+            key = f"{label.split(':')[0]}, {name}"
+            worst[key] = max(worst.get(key, 0.0), value)
+            most = limit.get(name) if isinstance(limit, dict) else limit
+            if most is not None and not value <= most:
+                failures.append(f"{label}: {name} differs by {value:.3g}, allowed {most:g}")
+
+    with jax.enable_x64(True):
+        for seed in range(job["seeds"]):
+            system, policy, accounts, path, _ = jax.tree.map(np.asarray, engine_arguments(*random_case(seed)))
+            compare(f"random systems, float64: seed {seed}", (system, policy, accounts, path, 1 + seed % 5, np.float64), AGREEMENT)
+    for assets in job["assets"]:
+        book = workload.book(job["accounts"], assets)
+        case = workload.case(book)
+        for dtype, limit in ((np.float64, AGREEMENT), (np.float32, LOOSE)):
+            with jax.enable_x64(dtype == np.float64):
+                for name in workload.WORKLOADS:
+                    path = workload.path(name, assets)
+                    label = f"{name}, {np.dtype(dtype).name}: {assets} assets"
+                    compare(label, (case.system, case.policy, to_blocks(book, dtype)[0], path, workload.MAX_ROUNDS, dtype), limit)
+    return {"failures": failures, "largest_differences": worst}
+
+
+WORK = {"store": work_store, "time": work_time, "verify": work_verify}
+
+
+def in_process(kind: str, **job) -> dict:
+    """Do one piece of work in a fresh process, which prints its answer as the last line."""
+    command = [sys.executable, str(Path(__file__).resolve()), "--work", kind, json.dumps(job)]
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if done.returncode:
+        raise SystemExit(f"{kind} {job}:\n{done.stderr}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+# The benchmark
+
+
+def machine() -> dict:
+    """What this ran on."""
+    cpuinfo = Path("/proc/cpuinfo").read_text()
+    names = [line.split(":", 1)[1].strip() for line in cpuinfo.splitlines() if line.startswith("model name")]
+    ids = [line.split(":", 1)[1].strip() for line in cpuinfo.splitlines() if line.split(":")[0].strip() in ("cpu family", "model")][:2]
+    memory = int(Path("/proc/meminfo").read_text().split()[1]) * 1024
+    return {
+        "cpu": f"{names[0]}, family {ids[0]} model {ids[1]}",
+        "cores": os.cpu_count(),
+        "memory_gib": round(memory / 2**30, 1),
+        "system": f"{platform.system()} {platform.release()}",
+    }
+
+
+def engine_digest() -> str:
+    """SHA-256 over the engine's sources: which engine the numbers belong to."""
+    digest = hashlib.sha256()
+    for file in sorted((ROOT / "stresslev" / "engine").glob("*.py")):
+        digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()
+
+
+def versions() -> dict:
+    """Of everything that takes part."""
+    names = ("jax", "jaxlib", "numpy", "numba", "llvmlite")
+    return {"python": platform.python_version(), **{n: importlib.metadata.version(n) for n in names}}
+
+
+def rows_of(case: dict, engine: dict, numba: dict) -> list[dict]:
+    """One row per workload: speeds, memory, and whether the two agree at this size."""
+    rows, work = [], case["accounts"] * case["steps"]
+    width = 4 if case["dtype"] == "float32" else 8
+    for name in engine:
+        e, n = engine[name], numba[name]
+        diff = {k: v for k, v in differences(n["outcome"], e["outcome"]).items() if k in LOOSE}
+        limit = LOOSE if width == 4 else dict.fromkeys(LOOSE, 1e-6)
+        evaluations = n["outcome"]["evaluations"]  # as the Numba loop counts them; the engine does not
+        read = case["accounts"] * (case["assets"] + 1) * width
+        rows.append(
+            {
+                "accounts": case["accounts"],
+                "assets": case["assets"],
+                "dtype": case["dtype"],
+                "workload": name,
+                "evaluations": evaluations,
+                "engine_account_steps_per_s": work / e["seconds"],
+                "numba_account_steps_per_s": work / n["seconds"],
+                "engine_over_numba": n["seconds"] / e["seconds"],
+                "bytes_per_account_step": read * evaluations / work,
+                "engine_gb_per_s": read * evaluations / e["seconds"] / 1e9,
+                "numba_gb_per_s": read * evaluations / n["seconds"] / 1e9,
+                # compiled once for both workloads: what the first call of the first workload took longer
+                "engine_compile_seconds": engine["calm"]["first_call_seconds"] - engine["calm"]["seconds"],
+                "numba_compile_seconds": numba["calm"]["first_call_seconds"] - numba["calm"]["seconds"],
+                "engine_peak_mib": e["peak_mib"],
+                "numba_peak_mib": n["peak_mib"],
+                "differences": diff,
+                "agree": all(v <= limit[k] for k, v in diff.items()),
+            }
+        )
+    return rows
+
+
+def show(row: dict) -> None:
+    """One line per row, as a Markdown table row."""
+    print(
+        f"| {row['accounts']:.0e} | {row['assets']} | {row['dtype']} | {row['workload']} | {row['evaluations']} | "
+        f"{row['engine_account_steps_per_s'] / 1e6:.1f} | {row['numba_account_steps_per_s'] / 1e6:.1f} | {row['engine_over_numba']:.2f} | "
+        f"{row['bytes_per_account_step']:.0f} | {row['engine_gb_per_s']:.1f} | {row['numba_gb_per_s']:.1f} | "
+        f"{row['engine_compile_seconds']:.1f} | {row['numba_compile_seconds']:.1f} | {row['engine_peak_mib']:.0f} | {row['numba_peak_mib']:.0f} |"
+        + ("" if row["agree"] else f" DISAGREE {row['differences']}"),
+        flush=True,
+    )
+
+
+HEADER = (
+    "| accounts | assets | precision | workload | assessments | engine M/s | Numba M/s | engine / Numba | B / account-step | engine GB/s | "
+    "Numba GB/s | engine compile s | Numba compile s | engine peak MiB | Numba peak MiB |\n" + "|---" * 15 + "|"
+)
+
+
+def benchmark(accounts: list[int], assets: list[int], repeats: int, steps: int) -> dict:
+    """Verify, then time every case."""
+    check = in_process("verify", seeds=24, accounts=20_000, assets=assets)
+    print("largest differences:", json.dumps({k: float(f"{v:.2g}") for k, v in check["largest_differences"].items()}), flush=True)
+    if check["failures"]:
+        raise SystemExit("the two programs disagree, nothing is timed:\n" + "\n".join(check["failures"]))
+    cases = [(n, a, "float32") for n in accounts for a in assets]
+    cases += [(n, a, "float64") for n in accounts if n == 10**6 for a in assets]
+    rows, raw = [], []
+    print(HEADER)
+    for n, a, dtype in cases:
+        case = {"accounts": n, "assets": a, "dtype": dtype, "steps": steps}
+        with tempfile.TemporaryDirectory() as folder:
+            stored = in_process("store", folder=folder, **case)
+            timings = {p: in_process("time", folder=folder, program=p, dtype=dtype, repeats=repeats) for p in ("engine", "numba")}
+        raw.append({**case, **stored, **timings})
+        new = rows_of(case, **timings)
+        rows += new
+        for row in new:
+            show(row)
+    return {"machine": machine(), "versions": versions(), "engine_sha256": engine_digest(), "verification": check, "rows": rows, "raw": raw}
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--accounts", type=float, nargs="+", default=[1e5, 1e6, 1e7])
+    parser.add_argument("--assets", type=int, nargs="+", default=[1, 4], choices=range(1, 5))
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--work", nargs=2, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.work:
+        print(json.dumps(WORK[given.work[0]](json.loads(given.work[1]))))
+        return
+    result = benchmark([int(n) for n in given.accounts], given.assets, given.repeats, steps=120)
+    shown = [f"{n:g}" for n in given.accounts]
+    arguments = ["--accounts", *shown, "--assets", *map(str, given.assets), "--repeats", str(given.repeats)]
+    result["command"] = " ".join(["python", "experiments/bench/step.py", *arguments])
+    result["date"] = datetime.date.today().isoformat()
+    if given.out:
+        given.out.write_text(json.dumps(result, indent=1) + "\n")
+    if not all(row["agree"] for row in result["rows"]):
+        raise SystemExit("some rows above do not agree and must not be used")
+
+
+if __name__ == "__main__":
+    main()
