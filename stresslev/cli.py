@@ -210,22 +210,23 @@ def _book_context(system: str | None, scenario: str | None):
     from stresslev import assemble
     from stresslev.config.load import DEFAULT_SYSTEM, load_plan, load_system
     from stresslev.errors import Problem
-    from stresslev.shocks.paths import build
+    from stresslev.run import shock_of
 
     if scenario is not None:
         plan = load_plan(scenario, system=system)
         first = plan.scenarios[0]
-        shock = build(first, tuple(plan.system.assets), plan.base(f"scenario:{first.name}"))
-        return plan.system, assemble.reference_prices(plan.system, shock)
+        return plan.system, assemble.reference_prices(plan.system, shock_of(plan, first))
     system = system or DEFAULT_SYSTEM
     spec = load_system(system)
-    missing = [n for n, a in spec.assets.items() if a.price_usd is None]
+    marks = {n: a.price_usd or a.peg_usd for n, a in spec.assets.items()}
+    marks |= {n: marks[n] or marks[a.receipt.underlying] for n, a in spec.assets.items() if a.receipt}
+    missing = [n for n, price in marks.items() if price is None]
     if missing:
         fix = "set it in the system, or name a scenario with --prices-of whose starting prices serve as marks"
         raise InputError(system, [Problem(f"assets.{n}.price_usd", "", "is missing: a book is valued at present marks", fix) for n in missing])
     import numpy as np
 
-    return spec, np.array([a.price_usd for a in spec.assets.values()])
+    return spec, np.array(list(marks.values()))
 
 
 PricesOf = Annotated[str | None, typer.Option("--prices-of", help="Scenario whose starting prices are the marks, when the system has none.")]
@@ -280,14 +281,15 @@ def book_sample(
 ) -> None:
     """Draw a book from a system's sampler and write it as positions."""
     from stresslev.book import files
-    from stresslev.book.sample import sample
+    from stresslev.book.sample import margined, sample
+    from stresslev.config.pools import LendingSpec
 
     spec, prices = _book_context(system, prices_of)
     if accounts is not None:
         spec = spec.model_copy(update={"book": spec.book.model_copy(update={"accounts": accounts})})
     with error_console.status("sampling"):
-        book = sample(spec, seed).at_prices(prices)
-        files.write(book, out)
+        book = margined(sample(spec, seed).at_prices(prices), spec)
+        files.write(book, out, tuple(isinstance(p, LendingSpec) for p in spec.pools.values()))
     _print_book(book, str(out))
 
 

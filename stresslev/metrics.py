@@ -36,7 +36,8 @@ class Finding:
 
 
 def _initial_interest(ds: xr.Dataset) -> xr.DataArray:
-    return ds.open_interest_usd.isel(time=0).sum("asset")
+    """Open interest and loans at the start, by pool: what deficits are held against."""
+    return (ds.open_interest_usd + ds.borrowed_usd).isel(time=0).sum("asset")
 
 
 def _last(variable: xr.DataArray) -> xr.DataArray:
@@ -71,11 +72,13 @@ def _closed_usd(ds):
 
 
 def _held_usd(ds):
-    return (ds.customer_long + ds.customer_short).sel(ends="start").dot(ds.price_usd.isel(time=0), dim="asset")
+    positions = (ds.customer_long + ds.customer_short).sel(ends="start").dot(ds.price_usd.isel(time=0), dim="asset")
+    return positions + ds.borrowed_usd.isel(time=0).sum("asset")
 
 
 def _insolvent(ds):
-    return (_last(ds.bad_debt_usd) > _last(ds.treasury_usd)).astype(int)
+    short = (_last(ds.bad_debt_usd) > _last(ds.treasury_usd)) & (_last(ds.net_worth_usd) <= 0)
+    return (short | (_last(ds.net_worth_usd) < 0)).astype(int)
 
 
 METRICS: dict[str, Metric] = {

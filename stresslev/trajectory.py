@@ -6,30 +6,48 @@ import numpy as np
 import xarray as xr
 
 from stresslev.assemble import MINUTES_PER_YEAR
+from stresslev.attribution import CHANNELS, SHOCK
 from stresslev.engine.step import Record
 
 #: name -> (dimensions after time, units, long name). Levels hold at the end of a step, flows within it; minute 0 is the start.
 _VARIABLES = {
     "price_usd": (("asset",), "USD", "price with the cascade"),
     "exogenous_price_usd": (("asset",), "USD", "price without the cascade: the exogenous path alone"),
+    "mark_usd": (("pool", "asset"), "USD", "mark or oracle price that the pool judges accounts by"),
+    "venue_price_usd": (("pool", "asset"), "USD", "price at which the pool's flow trades"),
     "depth_usd": (("asset",), "USD", "net flow that moves the price by 1%"),
     "volatility": (("asset",), "1/sqrt(year)", "EWMA volatility, annualised"),
     "open_interest_usd": (("pool", "asset"), "USD", "open interest: the larger side of the customers, at the present price"),
     "insurance_fund_usd": (("pool",), "USD", "insurance fund"),
     "treasury_usd": (("pool",), "USD", "trading fees of liquidations, earned since the start"),
     "bad_debt_usd": (("pool",), "USD", "bad debt, cumulative"),
-    "deficit_usd": (("pool",), "USD", "negative equity left by accounts closed in the step"),
-    "fund_draw_usd": (("pool",), "USD", "paid by the insurance fund in the step"),
+    "funding_rate": (("pool", "asset"), "1", "funding paid in the step, of notional; positive: longs pay"),
+    "funding_paid_usd": (("pool",), "USD", "funding paid in the step by those who pay"),
+    "supplied_usd": (("pool", "asset"), "USD", "deposits with a lender, collateral included"),
+    "borrowed_usd": (("pool", "asset"), "USD", "loans of a lender"),
+    "borrow_rate": (("pool", "asset"), "1/year", "interest on loans"),
+    "deficit_usd": (("pool",), "USD", "negative equity left by accounts closed in the step, with what auto-deleveraging saved"),
+    "fund_draw_usd": (("pool",), "USD", "deficits of the step paid by insurance funds, the pool's own or others'"),
+    "adl_usd": (("pool",), "USD", "deficits of the step saved by auto-deleveraging: what winners forgo"),
+    "socialised_usd": (("pool",), "USD", "deficits of the step spread over winners or depositors"),
+    "deleveraged": (("pool", "asset"), "coin", "positions of winners closed in the step by auto-deleveraging"),
+    "margin_calls_usd": (("pool",), "USD", "moved into the pool in the step by owners with accounts elsewhere; negative: out of it"),
+    "shared_in_usd": (("pool",), "USD", "got from other pools' insurance funds in the step, less paid for other pools"),
+    "net_worth_usd": (("pool",), "USD", "own funds after clearing of credit between pools"),
+    "credit_loss_usd": (("pool",), "USD", "claims on other pools that they cannot pay"),
+    "redemption": (("asset",), "1", "cover of receipt tokens by their pool's assets; 1 for other assets"),
     "fees_usd": (("pool",), "USD", "fees paid by liquidated accounts in the step"),
     "liquidation_orders": (("pool",), "1", "demands for closing in the step; an account may ask in several rounds"),
+    "waiting": (("pool",), "1", "demands that nobody took up at the price offered"),
     "newly_liquidated": (("pool",), "accounts", "accounts of which something was closed for the first time"),
-    "closed_long": (("pool", "asset"), "coin", "long quantity closed by the pool in the step"),
-    "closed_short": (("pool", "asset"), "coin", "short quantity closed by the pool in the step"),
-    "closed_long_usd": (("pool", "asset"), "USD", "long notional closed by the pool in the step, at the fill price"),
-    "closed_short_usd": (("pool", "asset"), "USD", "short notional closed by the pool in the step, at the fill price"),
+    "closed_long": (("pool", "asset"), "coin", "long quantity closed, and collateral sold or seized, by the pool in the step"),
+    "closed_short": (("pool", "asset"), "coin", "short quantity closed, and debt repaid, by the pool in the step"),
+    "closed_long_usd": (("pool", "asset"), "USD", "long notional closed by the pool in the step, and collateral sold or seized, at the fill price"),
+    "closed_short_usd": (("pool", "asset"), "USD", "short notional closed by the pool in the step, and debt repaid, at the fill price"),
     "rounds": ((), "1", "rounds of liquidation within the step"),
     "cash_residual_usd": (("pool",), "USD", "imbalance of cash in the step; zero but for rounding"),
     "quantity_residual": (("pool", "asset"), "coin", "imbalance of positions in the step; zero but for rounding"),
+    "coins_residual": (("pool", "asset"), "coin", "imbalance of coins held, lent and owed in the step; zero but for rounding"),
     "status": ((), "1", "status bits raised in the step"),
 }
 _FINAL = {
@@ -40,6 +58,15 @@ _FINAL = {
     "latent_deficit_usd": (("pool",), "USD", "negative equity of accounts still open at the end"),
     "total_cash_residual_usd": (("pool",), "USD", "imbalance of cash over the whole run, all ledgers summed anew"),
     "total_quantity_residual_usd": (("pool", "asset"), "USD", "imbalance of positions over the whole run, valued at the starting prices"),
+    "total_coins_residual_usd": (("pool", "asset"), "USD", "imbalance of coins over the whole run, valued at the starting prices"),
+    "debtrank": (("pool",), "1", "share of all pools' own funds lost when this one fails, before the scenario (linear DebtRank)"),
+}
+#: Only with an attribution.
+_ATTRIBUTED = {
+    "deficit_by_channels_usd": (("opened", "pool"), "USD", "deficits of the run in which the channels up to this one are open"),
+    "bad_debt_by_channels_usd": (("opened", "pool"), "USD", "bad debt of the run in which the channels up to this one are open"),
+    "deficit_without_channel_usd": (("channel", "pool"), "USD", "deficits of the run in which only this channel is shut"),
+    "bad_debt_without_channel_usd": (("channel", "pool"), "USD", "bad debt of the run in which only this channel is shut"),
 }
 
 
@@ -55,6 +82,16 @@ def _flat(record: Record, step_minutes: float) -> dict[str, np.ndarray]:
         "insurance_fund": "insurance_fund_usd",
         "treasury": "treasury_usd",
         "bad_debt": "bad_debt_usd",
+        "mark": "mark_usd",
+        "venue_price": "venue_price_usd",
+        "supplied": "supplied_usd",
+        "borrowed": "borrowed_usd",
+        "net_worth": "net_worth_usd",
+        "credit_loss": "credit_loss_usd",
+        "funding_paid": "funding_paid_usd",
+        "socialised": "socialised_usd",
+        "margin_calls": "margin_calls_usd",
+        "shared_in": "shared_in_usd",
         "deficit": "deficit_usd",
         "fund_draw": "fund_draw_usd",
         "fees": "fees_usd",
@@ -91,7 +128,7 @@ def scenario_dataset(
         values = np.concatenate([c[name] for c in chunks])
         first = np.broadcast_to(np.asarray(initial.get(name, 0), values.dtype), values.shape[1:])[None]
         data[name] = (("time", *dims), np.concatenate([first, values]), {"units": units, "long_name": title})
-    for name, (dims, units, title) in _FINAL.items():
+    for name, (dims, units, title) in (_FINAL | {k: v for k, v in _ATTRIBUTED.items() if k in final}).items():
         data[name] = (dims, np.asarray(final[name]), {"units": units, "long_name": title})
     coords = {
         "time": ("time", minutes, {"units": "minutes", "long_name": "time since the scenario's start"}),
@@ -99,4 +136,7 @@ def scenario_dataset(
         "asset": ("asset", list(assets), {"long_name": "asset"}),
         "ends": ("ends", ["start", "end"], {"long_name": "start or end of the scenario"}),
     }
+    if "deficit_by_channels_usd" in final:
+        coords["opened"] = ("opened", [SHOCK, *CHANNELS], {"long_name": "last channel opened"})
+        coords["channel"] = ("channel", list(CHANNELS), {"long_name": "channel"})
     return xr.Dataset(data, coords=coords, attrs=attributes)

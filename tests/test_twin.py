@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from stresslev.engine import accounts as population
+from stresslev.engine import blocks
 from stresslev.engine.simulate import simulate
 from tests.oracle import twin
 from tests.systems import engine_arguments, random_case
@@ -77,7 +77,7 @@ def test_the_random_systems_exercise_every_rule():
 
 def test_batches_of_blocks_do_not_change_the_result(monkeypatch):
     """More triggered blocks than fit one batch: the loop over batches must sum to the same."""
-    monkeypatch.setattr(population, "BATCH_ACCOUNTS", 8)
+    monkeypatch.setattr(blocks, "BATCH_ACCOUNTS", 8)
     jax.clear_caches()  # the size of a batch is part of the compiled program
     for seed in (3, 6, 7):
         _assert_agree(seed, max_rounds=5)

@@ -3,10 +3,13 @@
 Columns:
   account            text or integer; one account's rows share one balance (cross margin)
   pool               name of a pool of the system
-  wallet_balance_usd USD, deposits and realised profit, the same on every row of the account in that pool
+  wallet_balance_usd USD, deposits and realised profit, the same on every row of the account in that pool; at a lender USD held, or owed below zero
   asset              name of an asset of the system; empty for an account without positions
-  quantity           coins, long > 0, short < 0
-  entry_price_usd    USD per coin, average entry
+  quantity           coins, long > 0, short < 0 (USD face for inverse contracts); at a lender supplied > 0, borrowed < 0
+  entry_price_usd    USD per coin, average entry; empty at a lender
+  margin_mode        optional: "cross" (as is an empty cell) or "isolated": the row is an account of its own, with its own balance
+  collateral         optional: coins of the asset posted as margin
+  owner              optional: accounts of one owner move margin to each other, where the system says so
 """
 
 from collections.abc import Callable
@@ -20,13 +23,15 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pa_parquet
 
 from stresslev.book.book import Book
+from stresslev.book.requirement import standing
+from stresslev.config.pools import LendingSpec
 from stresslev.config.spec import SystemSpec
 from stresslev.errors import InputError, Problem, did_you_mean
 from stresslev.tables import is_parquet, read_table
 from stresslev.write import atomically
 
 COLUMNS = ("account", "pool", "wallet_balance_usd", "asset", "quantity", "entry_price_usd")
-_NUMBERS = ("wallet_balance_usd", "quantity", "entry_price_usd")
+OPTIONAL = ("margin_mode", "collateral", "owner")
 #: Problems of one sort that are listed one by one; the rest are counted.
 LISTED = 10
 
@@ -109,7 +114,7 @@ def check(path: str | Path, system: SystemSpec, reference_price: np.ndarray) -> 
 
     Args:
       path: CSV (plain or gzipped) or Parquet.
-      system: names of pools and assets, tiers for the warnings.
+      system: names of pools and assets, requirements for the warnings.
       reference_price: (A,) USD per coin, the present marks at which equity is taken.
 
     Raises:
@@ -117,6 +122,18 @@ def check(path: str | Path, system: SystemSpec, reference_price: np.ndarray) -> 
     """
     path = Path(path)
     table = read_table(path, text=True)
+    _check_columns(table, path)
+    found = _Findings()
+    rows = _rows(table, path, system, found)
+    if not found.problems:
+        _check_positions(rows, system, found)
+    if found.problems:
+        return Checked(book=None, errors=tuple(found.problems), warnings=(), rows=table.num_rows)
+    book, first = _book(rows, system, np.asarray(reference_price, float))
+    return Checked(book=book, errors=(), warnings=tuple(_warnings(book, system, first)), rows=table.num_rows)
+
+
+def _check_columns(table: pa.Table, path: Path) -> None:
     missing = [c for c in COLUMNS if c not in table.column_names]
     if missing:
         extra = [c for c in table.column_names if c not in COLUMNS]
@@ -129,7 +146,32 @@ def check(path: str | Path, system: SystemSpec, reference_price: np.ndarray) -> 
         )
     if not table.num_rows:
         raise InputError(path, Problem("file", "", "holds no rows", "give a book with at least one account"))
-    found = _Findings()
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The table's columns as arrays, one entry per row."""
+
+    pool: np.ndarray
+    asset: np.ndarray  # -1 where empty
+    asset_text: pa.ChunkedArray
+    who: np.ndarray  # index into `names`
+    names: np.ndarray
+    wallet: np.ndarray
+    quantity: np.ndarray
+    entry: np.ndarray
+    posted: np.ndarray | None
+    isolated: np.ndarray
+    owner: np.ndarray | None  # -1 where empty
+
+    @property
+    def key(self) -> np.ndarray:
+        """Which rows share one account: those of one name in one pool, unless isolated."""
+        shared = self.who * (int(self.pool.max()) + 1) + self.pool
+        return np.where(self.isolated, shared.max() + 1 + np.arange(len(shared)), shared)
+
+
+def _rows(table: pa.Table, path: Path, system: SystemSpec, found: _Findings) -> _Rows:
     pools, assets = tuple(system.pools), tuple(system.assets)
     pool = _codes(_text(table, "pool", path), "pool", pools, False, found)
     asset = _codes(_text(table, "asset", path), "asset", assets, True, found)
@@ -138,24 +180,56 @@ def check(path: str | Path, system: SystemSpec, reference_price: np.ndarray) -> 
     found.add(np.flatnonzero(no_account), "account", lambda _: "", "is empty", "name the account")
     asset_text = pc.fill_null(_text(table, "asset", path), "")
     positioned = ~np.asarray(pc.equal(asset_text, ""))
+    lends = np.array([isinstance(p, LendingSpec) for p in system.pools.values()])
+    at_lender = (pool >= 0) & lends[np.maximum(pool, 0)]
+    posted = None
+    if "collateral" in table.column_names:
+        posted = np.nan_to_num(_numbers(table, "collateral", np.zeros(table.num_rows, bool), found))
+    only_posted = np.zeros(table.num_rows, bool) if posted is None else posted != 0
     wallet = _numbers(table, "wallet_balance_usd", np.ones(table.num_rows, bool), found)
-    quantity = _numbers(table, "quantity", positioned, found)
-    entry = _numbers(table, "entry_price_usd", positioned, found)
-    stray = np.flatnonzero(~positioned & (np.abs(np.nan_to_num(quantity)) > 0))
+    quantity = _numbers(table, "quantity", positioned & ~only_posted, found)
+    held = positioned & (np.nan_to_num(quantity) != 0)
+    entry = _numbers(table, "entry_price_usd", positioned & ~at_lender & (held | ~only_posted), found)
+    stray = np.flatnonzero(~positioned & ((np.abs(np.nan_to_num(quantity)) > 0) | only_posted))
     found.add(stray, "asset", lambda _: "", "is empty although the row has a quantity", "name the asset, or leave the quantity empty")
     found.add(
-        np.flatnonzero(positioned & (entry <= 0)),
+        np.flatnonzero(held & ~at_lender & (entry <= 0)),
         "entry_price_usd",
         lambda r: f"{entry[r]:g}",
         "is not above zero",
         "give the average entry price",
     )
-
+    isolated = np.zeros(table.num_rows, bool)
+    if "margin_mode" in table.column_names:
+        modes = pc.fill_null(_text(table, "margin_mode", path), "")
+        isolated = np.asarray(pc.equal(modes, "isolated"))
+        other = np.flatnonzero(~isolated & ~np.asarray(pc.is_in(modes, value_set=pa.array(["", "cross"]))))
+        found.add(other, "margin_mode", lambda r: repr(modes[r].as_py()), "is no margin mode", 'write "cross" or "isolated"')
+    owner = None
+    if "owner" in table.column_names:
+        text = pc.fill_null(_text(table, "owner", path), "")
+        codes = text.combine_chunks().dictionary_encode()
+        owner = np.where(np.asarray(pc.equal(text, "")), -1, np.asarray(codes.indices)).astype(np.int64)
     encoded = account_text.combine_chunks().dictionary_encode()
-    names = np.asarray(encoded.dictionary.to_pylist(), dtype=object)
-    who = np.asarray(encoded.indices.fill_null(0)).astype(np.int64)
-    key = who * (len(pools) + 1) + pool
-    _, first, member = np.unique(key, return_index=True, return_inverse=True)
+    return _Rows(
+        pool=pool,
+        asset=asset,
+        asset_text=asset_text,
+        who=np.asarray(encoded.indices.fill_null(0)).astype(np.int64),
+        names=np.asarray(encoded.dictionary.to_pylist(), dtype=object),
+        wallet=wallet,
+        quantity=np.where(positioned, np.nan_to_num(quantity), 0.0),
+        entry=entry,
+        posted=posted,
+        isolated=isolated,
+        owner=owner,
+    )
+
+
+def _check_positions(rows: _Rows, system: SystemSpec, found: _Findings) -> None:
+    """What single cells do not show: balances that differ, positions given twice, assets a pool does not have."""
+    _, first, member = np.unique(rows.key, return_index=True, return_inverse=True)
+    wallet, assets = rows.wallet, len(system.assets)
     differs = np.flatnonzero(np.abs(wallet - wallet[first][member]) > 1e-9 * np.maximum(1, np.abs(wallet)))
     found.add(
         differs,
@@ -164,36 +238,70 @@ def check(path: str | Path, system: SystemSpec, reference_price: np.ndarray) -> 
         "differs from the account's other rows in this pool",
         "repeat the account's one balance on every row",
     )
-    position_key = np.where(asset >= 0, key * (len(assets) + 1) + asset, -1 - np.arange(len(key)))
+    position_key = np.where(rows.asset >= 0, rows.key * (assets + 1) + rows.asset, -1 - np.arange(len(rows.key)))
     _, seen_first, seen = np.unique(position_key, return_index=True, return_inverse=True)
-    repeated = np.flatnonzero(seen_first[seen] != np.arange(len(key)))
     found.add(
-        repeated,
+        np.flatnonzero(seen_first[seen] != np.arange(len(rows.key))),
         "asset",
-        lambda r: repr(asset_text[r].as_py()),
+        lambda r: repr(rows.asset_text[r].as_py()),
         "the account already has a position in this asset and pool",
         "net the two into one row",
     )
-    if found.problems:
-        return Checked(book=None, errors=tuple(found.problems), warnings=(), rows=table.num_rows)
+    for v, (name, pool) in enumerate(system.pools.items()):
+        here = (rows.pool == v) & (rows.asset >= 0)
+        lender = isinstance(pool, LendingSpec)
+        known = pool.reserves if lender else None if pool.portfolio_margin is not None else pool.tiers
+        if known is not None:
+            listed = np.array([a in known for a in system.assets])
+            wrong = np.flatnonzero(here & (rows.quantity != 0) & ~listed[np.maximum(rows.asset, 0)])
+            what = f"is no reserve of pool {name}" if lender else f"is no contract of pool {name}: it has no tiers"
+            found.add(wrong, "asset", lambda r: repr(rows.asset_text[r].as_py()), what, did_you_mean("", known))
+        if rows.posted is not None:
+            accepted = set() if lender else {*pool.collateral, *pool.inverse}
+            listed = np.array([a in accepted for a in system.assets])
+            wrong = np.flatnonzero(here & (rows.posted != 0) & ~listed[np.maximum(rows.asset, 0)])
+            fix = "at a lender, put it in quantity" if lender else "name it in the pool's collateral, with a haircut"
+            found.add(wrong, "collateral", lambda r: f"{rows.posted[r]:g}", f"pool {name} takes no such coin as margin", fix)
 
-    n = len(first)
-    price = np.asarray(reference_price, float)
-    matrix = np.zeros((len(assets), n))
-    held = asset >= 0
-    matrix[asset[held], member[held]] = quantity[held]
-    profit = np.zeros(n)
-    np.add.at(profit, member[held], quantity[held] * (price[asset[held]] - entry[held]))
-    book = Book(
-        pools=pools,
-        assets=assets,
-        pool=pool[first].astype(np.int32),
-        equity=wallet[first] + profit,
-        quantity=matrix,
+
+def _book(rows: _Rows, system: SystemSpec, price: np.ndarray) -> tuple[Book, np.ndarray]:
+    """The book, and the first row of each account."""
+    _, first, member = np.unique(rows.key, return_index=True, return_inverse=True)
+    n, assets, pools = len(first), len(system.assets), list(system.pools.values())
+    lends = np.array([isinstance(p, LendingSpec) for p in pools])
+    inverse = np.array([[not isinstance(p, LendingSpec) and a in p.inverse for a in system.assets] for p in pools])
+    held = np.flatnonzero((rows.asset >= 0) & (rows.quantity != 0))
+    a, i, q = rows.asset[held], member[held], rows.quantity[held]
+    lent, face = lends[rows.pool[held]], inverse[rows.pool[held], a]
+    entry = np.where(lent, price[a], rows.entry[held])
+    quantity, entries = np.zeros((assets, n)), np.zeros((assets, n))
+    quantity[a, i], entries[a, i] = q, entry
+    equity = rows.wallet[first].copy()
+    coins_per_face = np.where(face, 1 / entry, 0.0)
+    # linear contracts: profit; inverse ones: coins bought with borrowed dollars; loans: what they are worth
+    worth = np.where(lent, q * price[a], np.where(face, q * (coins_per_face * price[a] - 1), q * (price[a] - entry)))
+    np.add.at(equity, i, worth)
+    collateral = None
+    if rows.posted is not None or inverse.any():
+        collateral = np.zeros((assets, n))
+        np.add.at(collateral, (a, i), q * coins_per_face)
+        if rows.posted is not None:
+            put = np.flatnonzero((rows.asset >= 0) & (rows.posted != 0))
+            np.add.at(collateral, (rows.asset[put], member[put]), rows.posted[put])
+            np.add.at(equity, member[put], rows.posted[put] * price[rows.asset[put]])
+    return Book(
+        pools=tuple(system.pools),
+        assets=tuple(system.assets),
+        pool=rows.pool[first].astype(np.int32),
+        equity=equity,
+        quantity=quantity,
         reference_price=price,
-        account=names[who[first]],
-    )
-    return Checked(book=book, errors=(), warnings=tuple(_warnings(book, system, first)), rows=table.num_rows)
+        account=rows.names[rows.who[first]],
+        collateral=collateral,
+        entry=entries,
+        owner=None if rows.owner is None else rows.owner[first],
+        inverse=inverse if inverse.any() else None,
+    ), first
 
 
 def count(path: str | Path) -> int:
@@ -201,26 +309,21 @@ def count(path: str | Path) -> int:
     table = read_table(path, text=True)
     if not {"account", "pool"} <= set(table.column_names):
         raise InputError(path, Problem("column account", "", "or column pool is missing", f"columns: {', '.join(COLUMNS)}"))
-    return table.select(["account", "pool"]).group_by(["account", "pool"]).aggregate([]).num_rows
-
-
-def maintenance(book: Book, system: SystemSpec) -> np.ndarray:
-    """(N,) maintenance margin in USD at the reference prices, before any policy multiplier."""
-    total = np.zeros(len(book))
-    for v, pool in enumerate(book.pools):
-        rows = book.pool == v
-        for a, asset in enumerate(book.assets):
-            notional = np.abs(book.quantity[a, rows]) * book.reference_price[a]
-            total[rows] += system.tier_table(pool, asset).maintenance(notional)
-    return total
+    shared = table
+    isolated = 0
+    if "margin_mode" in table.column_names:
+        alone = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(pc.cast(table["margin_mode"], pa.string())), "isolated"), False)
+        isolated, shared = pc.sum(alone).as_py() or 0, table.filter(pc.invert(alone))
+    return isolated + shared.select(["account", "pool"]).group_by(["account", "pool"]).aggregate([]).num_rows
 
 
 def _warnings(book: Book, system: SystemSpec, row: np.ndarray) -> list[Problem]:
     """Accounts that are allowed and yet worth knowing: bankrupt or under margin before anything has happened."""
     found = _Findings()
+    have, required = standing(book, system)
     bankrupt = book.equity < 0
-    under = ~bankrupt & (book.equity < maintenance(book, system))
-    for mask, what in ((bankrupt, "equity is below zero at present marks"), (under, "equity is below maintenance margin at present marks")):
+    under = ~bankrupt & (have < required)
+    for mask, what in ((bankrupt, "equity is below zero at present marks"), (under, "equity is below its requirement at present marks")):
         accounts = np.flatnonzero(mask)
         equity = dict(zip(row[accounts].tolist(), book.equity[accounts].tolist(), strict=True))
         found.add(
@@ -241,26 +344,41 @@ def read(path: str | Path, system: SystemSpec, reference_price: np.ndarray) -> B
     return checked.book
 
 
-def write(book: Book, path: str | Path) -> None:
-    """Write a book as positions, entry prices at the reference; CSV or Parquet by the name."""
+def write(book: Book, path: str | Path, lends: tuple[bool, ...] | None = None) -> None:
+    """Write a book as positions, entry prices at the reference; CSV or Parquet by the name.
+
+    Args: `lends` by pool, for books with lenders in them.
+    """
     path = Path(path)
-    asset, row = np.nonzero(book.quantity)
-    idle = np.flatnonzero(~np.any(book.quantity != 0, axis=0))
+    price = book.reference_price[:, None]
+    at_lender = np.zeros(len(book), bool) if lends is None else np.asarray(lends)[book.pool]
+    face = np.zeros(book.quantity.shape, bool) if book.inverse is None else book.inverse[book.pool].T
+    posted = np.zeros_like(book.quantity) if book.collateral is None else book.collateral - np.where(face, book.quantity / price, 0.0)
+    wallet = book.equity - (posted * price).sum(axis=0) - np.where(at_lender, (book.quantity * price).sum(axis=0), 0.0)
+    asset, row = np.nonzero((book.quantity != 0) | (posted != 0))
+    idle = np.setdiff1d(np.arange(len(book)), row)
     order = np.argsort(np.concatenate([row, idle]), kind="stable")
     row = np.concatenate([row, idle])[order]
     asset = np.concatenate([asset, np.full(len(idle), -1)])[order]
     held = asset >= 0
     names = np.arange(len(book)) if book.account is None else book.account
-    table = pa.table(
-        {
-            "account": pa.array(names[row]),
-            "pool": pa.DictionaryArray.from_arrays(pa.array(book.pool[row]), pa.array(book.pools)).cast(pa.string()),
-            "wallet_balance_usd": book.equity[row],
-            "asset": pa.array(np.asarray(book.assets, dtype=object)[asset], mask=~held),
-            "quantity": pa.array(np.where(held, book.quantity[asset, row], 0.0), mask=~held),
-            "entry_price_usd": pa.array(np.where(held, book.reference_price[asset], 0.0), mask=~held),
-        }
-    )
+    columns = {
+        "account": pa.array(names[row]),
+        "pool": pa.DictionaryArray.from_arrays(pa.array(book.pool[row]), pa.array(book.pools)).cast(pa.string()),
+        "wallet_balance_usd": wallet[row],
+        "asset": pa.array(np.asarray(book.assets, dtype=object)[asset], mask=~held),
+        "quantity": pa.array(np.where(held, book.quantity[asset, row], 0.0), mask=~held),
+        "entry_price_usd": pa.array(np.where(held, book.reference_price[asset], 0.0), mask=~held | at_lender[row]),
+    }
+    if book.account is not None:
+        _, account, repeats = np.unique(names.astype(str), return_inverse=True, return_counts=True)
+        several = repeats[account] > 1  # isolated positions of one account, or one name in several pools: balances of their own either way
+        columns["margin_mode"] = np.where(several & ~at_lender, "isolated", "cross")[row]
+    if book.collateral is not None:
+        columns["collateral"] = np.where(held, posted[asset, row], 0.0)
+    if book.owner is not None:
+        columns["owner"] = pa.array(book.owner[row].astype(str), mask=book.owner[row] < 0)
+    table = pa.table(columns)
     with atomically(path) as temporary:
         if is_parquet(path):
             pa_parquet.write_table(table, temporary)

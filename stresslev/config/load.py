@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import BaseModel, ValidationError
 
 from stresslev.config.spec import PolicySpec, RunSpec, ScenarioSpec, SuiteSpec, SystemSpec, TierFile
-from stresslev.config.tiers import TierTable, read_tier_csv
+from stresslev.config.tiers import TierTable, read_tiers
 from stresslev.errors import InputError, Problem, did_you_mean, shorten
 
 DEFAULT_SYSTEM = "systems/three_perp_venues.toml"
@@ -209,7 +209,7 @@ def _system(data: dict, path: Path) -> SystemSpec:
         if isinstance(table, dict) and "file" in table:
             entry = validate(TierFile, table, path)
             source = data_file(entry.file, path.parent, f"tiers.{name}.file")
-            read = read_tier_csv(source, [entry.symbol])[entry.symbol]
+            read = read_tiers(source, [entry.symbol], price_usd=entry.price_usd)[entry.symbol]
             data = {**data, "tiers": {**data["tiers"], name: read.model_dump()}}
         else:
             validate(TierTable, table, path, f"tiers.{name}")
@@ -222,6 +222,29 @@ def load_system(path: str | Path) -> SystemSpec:
     data = read_toml(found)
     _expect_kind(data, found, ("system",))
     return _system(data, found)
+
+
+def _check_scenario(scenario: ScenarioSpec, system: SystemSpec, file: Path) -> None:
+    """Refuse a scenario that leaves an asset without a path, or names a pool or asset that the system does not have. Raises InputError."""
+    problems = []
+    for name, asset in system.assets.items():
+        other = asset.follows.asset if asset.follows is not None else None
+        given = name in scenario.paths or asset.receipt is not None or asset.peg_usd is not None
+        if not given and (other is None or (other not in scenario.paths and system.assets[other].peg_usd is None)):
+            fix = f"add [paths.{name}] (points, a file, or a proxy with a beta)"
+            problems.append(Problem(f"paths.{name}", "", f"is missing: system {system.name} holds {name}", fix))
+    for key in ("dislocations", "premiums"):
+        for pool, curves in getattr(scenario, key).items():
+            if pool not in system.pools:
+                problems.append(Problem(f"{key}.{pool}", "", "is no pool of the system", did_you_mean(pool, system.pools)))
+            for asset in curves:
+                if asset not in system.assets:
+                    problems.append(Problem(f"{key}.{pool}.{asset}", "", "is no asset of the system", did_you_mean(asset, system.assets)))
+    for number, outage in enumerate(scenario.outages):
+        if outage.pool not in system.pools:
+            problems.append(Problem(f"outages.{number}.pool", outage.pool, "is no pool of the system", did_you_mean(outage.pool, system.pools)))
+    if problems:
+        raise InputError(file, problems)
 
 
 def load_plan(path: str | Path, *, system: str | Path | None = None, overrides: list[str] = (), **run) -> Plan:
@@ -286,10 +309,7 @@ def load_plan(path: str | Path, *, system: str | Path | None = None, overrides: 
             if parts[0] == own and parts[1:]:
                 _apply(scenario_data, parts[1:], value, ".".join(["scenarios", *parts]))
         spec = validate(ScenarioSpec, scenario_data, scenario_path)
-        for asset in system_spec.assets:
-            if asset not in spec.paths:
-                fix = f"add [paths.{asset}] (points, a file, or a proxy with a beta)"
-                raise InputError(scenario_path, Problem(f"paths.{asset}", "", f"is missing: system {system_spec.name} holds {asset}", fix))
+        _check_scenario(spec, system_spec, scenario_path)
         if f"scenario:{spec.name}" in files:
             raise InputError(main, Problem("scenarios", spec.name, "appears twice", "give every scenario its own name"))
         files[f"scenario:{spec.name}"] = str(scenario_path)

@@ -1,74 +1,25 @@
 """The specifications behind every TOML file: system, scenario, policy, run and suite."""
 
 from datetime import datetime
-from itertools import pairwise
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
+from stresslev.config.assets import ArbitrageSpec, AssetSpec
+from stresslev.config.base import Name, NonNegative, Positive, Share, Spec, Whole, Yes, check_rising
+from stresslev.config.pools import LendingSpec, PerpSpec
 from stresslev.config.tiers import Number, TierTable
-
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
-Whole = Annotated[int, Field(strict=True)]
-Positive = Annotated[Number, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[Number, Field(ge=0, allow_inf_nan=False)]
-Share = Annotated[Number, Field(ge=0, le=1, allow_inf_nan=False)]
-
 
 #: Most time steps of a scenario.
 MAX_STEPS = 1_000_000
 
 
-class Spec(BaseModel):
-    """Frozen, and strict about unknown keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class AssetSpec(Spec):
-    """One asset and its market."""
-
-    depth_usd: Positive = Field(description="net flow in USD that moves the price by 1% at the reference volatility")
-    volatility: Positive = Field(description="reference volatility per year (0.5 is 50%), at which depth_usd holds")
-    price_usd: Positive | None = Field(None, description="present mark in USD; when absent the scenario's own starting price is used")
-    impact_exponent: Annotated[Number, Field(gt=0, le=2)] = Field(1.0, description="1 linear in flow over depth, 0.5 square root")
-    permanent_share: Share = Field(0.2, description="share of the impact that never recovers")
-    impact_half_life_minutes: Positive = Field(10.0, description="half-life of the transient rest")
-    depth_volatility_exponent: NonNegative = Field(0.5, description="kappa: depth falls with (reference volatility / volatility)^kappa")
-    depth_floor: Annotated[Number, Field(gt=0, le=1)] = Field(0.01, description="least share of the depth that volatility leaves")
-    volatility_half_life_minutes: Positive = Field(60.0, description="half-life of the EWMA volatility")
+def _kind(pool) -> str:
+    """Which sort of pool a table describes: a perp venue unless it says otherwise."""
+    return pool.get("kind", "perp") if isinstance(pool, dict) else getattr(pool, "kind", "perp")
 
 
-class LiquidationSpec(Spec):
-    """What a pool does with an under-margined account."""
-
-    rule: Literal["full", "restore"] = Field("full", description="close everything, or just enough to be back at target_health")
-    target_health: Annotated[Number, Field(gt=1, le=100)] = Field(1.25, description="equity over maintenance margin after a restoring liquidation")
-
-
-class PoolBookSpec(Spec):
-    """How the sampler fills one pool."""
-
-    account_weight: Positive = Field(1.0, description="the pool's number of accounts, in proportion to the other pools'")
-    leverage_median: Positive | None = Field(None, description="overrides book.leverage_median")
-
-
-class PoolSpec(Spec):
-    """One perpetual-futures venue."""
-
-    kind: Literal["perp"] = Field("perp", description="the only kind so far: cross-margin perpetual futures")
-    description: str = Field("", description="free text, shown in the report")
-    insurance_fund_usd: NonNegative = Field(description="balance at the start; liquidation fees add to it, deficits draw on it")
-    taker_fee_bps: Annotated[Number, Field(ge=0, le=1000)] = Field(5.0, description="of the notional closed, to the venue")
-    liquidation_fee_bps: Annotated[Number, Field(ge=0, le=1000)] = Field(100.0, description="of the notional closed, to the insurance fund")
-    liquidation: LiquidationSpec = Field(LiquidationSpec(), description="what the pool does with an under-margined account")
-    liquidation_capacity_usd_per_minute: Positive | None = Field(None, description="most notional the pool can close per minute; absent: no limit")
-    tiers: dict[Name, Name] = Field(description="asset -> name of a table in [tiers]")
-    open_interest_usd: dict[Name, Positive] = Field(default_factory=dict, description="asset -> USD, for the sampler")
-    imbalance: dict[Name, Annotated[Number, Field(ge=-1, le=1)]] = Field(
-        default_factory=dict, description="asset -> (customers' longs - shorts) / (longs + shorts), for the sampler"
-    )
-    book: PoolBookSpec = Field(PoolBookSpec(), description="how the sampler fills this pool")
+AnyPool = Annotated[Annotated[PerpSpec, Tag("perp")] | Annotated[LendingSpec, Tag("lending")], Discriminator(_kind)]
 
 
 class BookSpec(Spec):
@@ -89,6 +40,7 @@ class BookSpec(Spec):
     leverage_max: Positive = Field(100.0, description="most leverage drawn; the tiers' maximum leverage binds as well")
     positions_mean: Annotated[Number, Field(ge=1)] = Field(1.5, description="mean number of assets an account holds")
     hedge_share: Share = Field(0.3, description="chance that a further position has the opposite side of the first")
+    owners_share: Share = Field(0.0, description="share of each pool's accounts whose owner has an account in the next pool too")
 
     @model_validator(mode="after")
     def _ordered(self):
@@ -100,8 +52,31 @@ class BookSpec(Spec):
 class TierFile(Spec):
     """A contract of a venue's tier dump."""
 
-    file: str = Field(description="CSV, plain or gzipped")
+    file: str = Field(description="CSV, plain or gzipped, or the JSON of ccxt's fetchLeverageTiers")
     symbol: str = Field(description="contract, as the file spells it")
+    price_usd: dict[str, Positive] = Field(default_factory=dict, description="currency -> USD, for contracts whose notionals are not in USD")
+
+
+class CreditSpec(Spec):
+    """What one pool owes another."""
+
+    debtor: Name = Field(description="pool that owes")
+    creditor: Name = Field(description="pool that is owed")
+    usd: Positive = Field(description="amount")
+
+
+class ClearingSpec(Spec):
+    """What a defaulting pool realises (Rogers and Veraart 2013)."""
+
+    alpha: Share = Field(1.0, description="share of its own assets")
+    beta: Share = Field(1.0, description="share of its claims on other pools")
+
+
+class OwnersSpec(Spec):
+    """What owners with accounts in several pools do when one is called for margin."""
+
+    top_up: Annotated[Number, Field(ge=1, le=100)] = Field(1.25, description="health a called account is brought back to")
+    keep: Annotated[Number, Field(ge=1, le=1000)] = Field(1.5, description="health below which an account gives nothing away")
 
 
 class SystemSpec(Spec):
@@ -112,34 +87,84 @@ class SystemSpec(Spec):
     description: str = Field("", description="free text, shown in the report")
     assumptions: tuple[str, ...] = Field((), description="what is assumed and not measured, one sentence each; shown in the report")
     assets: dict[Name, AssetSpec] = Field(min_length=1, description="the assets and their markets")
-    tiers: dict[Name, TierTable | TierFile] = Field(description="maintenance tiers, by a name that pools refer to")
-    pools: dict[Name, PoolSpec] = Field(min_length=1, description="the venues")
+    tiers: dict[Name, TierTable | TierFile] = Field(default_factory=dict, description="maintenance tiers, by a name that pools refer to")
+    pools: dict[Name, AnyPool] = Field(min_length=1, description="perp venues and lenders")
+    arbitrage: ArbitrageSpec | None = Field(None, description="between venues with a book of their own; absent: nobody closes a basis")
+    credit: tuple[CreditSpec, ...] = Field((), description="what pools owe each other")
+    clearing: ClearingSpec = Field(ClearingSpec(), description="of that credit")
+    owners: OwnersSpec | None = Field(None, description="margin calls across pools, for books that name owners; absent: none")
     book: BookSpec = Field(BookSpec(), description="where the accounts come from")
 
     @model_validator(mode="after")
     def _names_resolve(self):
         for pool_name, pool in self.pools.items():
-            for asset in self.assets:
-                if asset not in pool.tiers:
-                    raise ValueError(f"pools.{pool_name}.tiers has no table for asset {asset}; every pool needs one per asset")
-            for asset, table in pool.tiers.items():
-                if table not in self.tiers:
-                    raise ValueError(f"pools.{pool_name}.tiers.{asset} names {table!r}, which is not in [tiers]")
-            for key in ("tiers", "open_interest_usd", "imbalance"):
-                for asset in getattr(pool, key):
+            for key, assets in pool.assets_named.items():
+                for asset in assets:
                     if asset not in self.assets:
                         raise ValueError(f"pools.{pool_name}.{key} names asset {asset!r}, which is not in [assets]")
-            if self.book.file is None and not pool.open_interest_usd:
-                raise ValueError(f"pools.{pool_name}.open_interest_usd is empty: the sampler needs the open interest of at least one asset")
+            for asset in pool.local_depth_share:
+                if self.assets[asset].receipt is not None:
+                    raise ValueError(f"pools.{pool_name}.local_depth_share.{asset}: a receipt token trades as its underlying")
+            if isinstance(pool, PerpSpec):
+                self._check_perp(pool_name, pool)
+        self._check_receipts()
+        self._check_follows()
+        for link in self.credit:
+            for role in ("debtor", "creditor"):
+                if getattr(link, role) not in self.pools:
+                    raise ValueError(f"credit names {role} {getattr(link, role)!r}, which is not in [pools]")
+            if link.debtor == link.creditor:
+                raise ValueError(f"credit: pool {link.debtor!r} cannot owe itself")
         if self.book.file is not None:
             for name, asset in self.assets.items():
-                if asset.price_usd is None:
+                if asset.price_usd is None and asset.peg_usd is None and asset.receipt is None:
                     raise ValueError(f"assets.{name}.price_usd is missing: a book from a file is valued at present marks")
         return self
 
-    def tier_table(self, pool: str, asset: str) -> TierTable:
-        """The resolved schedule of one contract (files have been read by the loader)."""
-        return self.tiers[self.pools[pool].tiers[asset]]
+    def _check_perp(self, pool_name: str, pool: PerpSpec) -> None:
+        held = dict.fromkeys((*pool.open_interest_usd, *pool.tiers))
+        if pool.portfolio_margin is None:
+            for asset in pool.open_interest_usd:
+                if asset not in pool.tiers:
+                    raise ValueError(f"pools.{pool_name}.tiers has no table for asset {asset}; every contract needs one")
+            if not held:
+                raise ValueError(f"pools.{pool_name}.tiers is empty: name a table for every contract, or give portfolio_margin")
+        for asset, table in pool.tiers.items():
+            if table not in self.tiers:
+                raise ValueError(f"pools.{pool_name}.tiers.{asset} names {table!r}, which is not in [tiers]")
+        if self.book.file is None and not pool.open_interest_usd:
+            raise ValueError(f"pools.{pool_name}.open_interest_usd is empty: the sampler needs the open interest of at least one asset")
+
+    def _check_receipts(self) -> None:
+        for name, asset in self.assets.items():
+            receipt, chain = asset.receipt, [name]
+            while receipt is not None:
+                if receipt.pool not in self.pools:
+                    raise ValueError(f"assets.{name}.receipt.pool names {receipt.pool!r}, which is not in [pools]")
+                if receipt.underlying not in self.assets:
+                    raise ValueError(f"assets.{name}.receipt.underlying names {receipt.underlying!r}, which is not in [assets]")
+                if receipt.underlying in chain:
+                    ring = " -> ".join([*chain, receipt.underlying])
+                    raise ValueError(
+                        f"assets.{name}.receipt goes round in a circle ({ring}): one of these assets needs a market and a price of its own"
+                    )
+                chain.append(receipt.underlying)
+                receipt = self.assets[receipt.underlying].receipt
+            if len(chain) > 2:
+                raise ValueError(f"assets.{name}.receipt: the underlying {chain[1]!r} is a receipt token itself; name {chain[-1]!r}")
+
+    def _check_follows(self) -> None:
+        for name, asset in self.assets.items():
+            if asset.follows is not None:
+                other = self.assets.get(asset.follows.asset)
+                if other is None or other.follows is not None or other.receipt is not None:
+                    raise ValueError(f"assets.{name}.follows.asset names {asset.follows.asset!r}, which must be an asset with a path of its own")
+
+    def tier_table(self, pool: str, asset: str) -> TierTable | None:
+        """The resolved schedule of one contract (files have been read by the loader); None where the pool has no such contract."""
+        found = self.pools[pool]
+        name = found.tiers.get(asset) if isinstance(found, PerpSpec) else None
+        return None if name is None else self.tiers[name]
 
 
 class PathSpec(Spec):
@@ -169,9 +194,7 @@ class PathSpec(Spec):
                 raise ValueError("a path needs at least two points")
             if self.minutes[0] != 0:
                 raise ValueError(f"the first point must be at minute 0, it is at {self.minutes[0]:g}")
-            for low, high in pairwise(self.minutes):
-                if high <= low:
-                    raise ValueError(f"minutes must rise: {high:g} follows {low:g}")
+            check_rising(self.minutes)
         if forms[2] and self.start_price_usd is None:
             raise ValueError("a proxied path needs start_price_usd")
         return self
@@ -188,9 +211,37 @@ class DepthSpec(Spec):
     def _matched(self):
         if len(self.minutes) != len(self.factors) or not self.minutes:
             raise ValueError("minutes and factors need the same number of entries, at least one")
-        for low, high in pairwise(self.minutes):
-            if high <= low:
-                raise ValueError(f"minutes must rise: {high:g} follows {low:g}")
+        check_rising(self.minutes)
+        return self
+
+
+class CurveSpec(Spec):
+    """A figure through time: linear between points, constant after the last."""
+
+    minutes: tuple[NonNegative, ...] = Field((0.0,), description="minutes since the scenario's start")
+    values: tuple[Annotated[Number, Field(gt=-1, le=100)], ...] = Field(description="at those minutes")
+    stepped: Yes = Field(False, description="hold each value until the next point instead of going there in a line")
+    source: str = Field("", description="where the figures come from")
+
+    @model_validator(mode="after")
+    def _matched(self):
+        if len(self.minutes) != len(self.values) or not self.minutes:
+            raise ValueError("minutes and values need the same number of entries, at least one")
+        check_rising(self.minutes)
+        return self
+
+
+class OutageSpec(Spec):
+    """A pool that is down: its marks stand still and nothing can be liquidated."""
+
+    pool: Name = Field(description="which")
+    start_minute: NonNegative = Field(description="from")
+    end_minute: Positive = Field(description="until")
+
+    @model_validator(mode="after")
+    def _ordered(self):
+        if self.end_minute <= self.start_minute:
+            raise ValueError("end_minute must be after start_minute")
         return self
 
 
@@ -212,6 +263,13 @@ class ScenarioSpec(Spec):
     depth_scale: Positive = Field(1.0, description="factor on all depth factors")
     paths: dict[Name, PathSpec] = Field(min_length=1, description="the exogenous price of each asset of the system")
     depth: dict[Name, DepthSpec] = Field(default_factory=dict, description="asset -> factor on its depth; 'default' for all others")
+    dislocations: dict[Name, dict[Name, CurveSpec]] = Field(
+        default_factory=dict, description="pool -> asset -> relative error of the pool's mark: a bad print, a stale or manipulated oracle"
+    )
+    premiums: dict[Name, dict[Name, CurveSpec]] = Field(
+        default_factory=dict, description="pool -> asset -> premium of the perp over the index, for funding"
+    )
+    outages: tuple[OutageSpec, ...] = Field((), description="pools that are down for a while")
 
     @field_validator("start", mode="before")
     @classmethod
@@ -248,7 +306,9 @@ class ScenarioSpec(Spec):
 class PolicySpec(Spec):
     """The leverage rules."""
 
-    maintenance_multiplier: Annotated[Number, Field(gt=0, le=100)] = Field(1.0, description="factor on every tier requirement")
+    maintenance_multiplier: Annotated[Number, Field(gt=0, le=100)] = Field(
+        1.0, description="factor on every requirement: perp maintenance margin, and a lender's distance from threshold to one"
+    )
     pools: dict[Name, dict[Name, Annotated[Number, Field(gt=0, le=100)]]] = Field(
         default_factory=dict, description="pool -> asset -> multiplier, instead of the general one"
     )
@@ -260,6 +320,7 @@ class RunSpec(Spec):
     seed: Annotated[Whole, Field(ge=0, lt=2**63)] = Field(2025, description="of the sampled book")
     precision: Literal[32, 64] = Field(32, description="bits of a floating-point number: 32 for speed, 64 for proof")
     max_rounds: Annotated[Whole, Field(ge=1, le=1000)] = Field(3, description="most rounds of liquidation within one step")
+    attribution: Yes = Field(False, description="also run with channels of contagion shut, to say how much loss came which way")
 
 
 class LimitSpec(Spec):

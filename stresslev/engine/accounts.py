@@ -1,4 +1,4 @@
-"""The population of accounts: at these marks, what must be sold, and what is lost when it is.
+"""The population of perp accounts: at these marks, what must be closed, and what is lost when it is.
 
 Every account is looked at in every round (one dense, fused pass that only reads). Blocks in which somebody is under margin are then gathered in
 batches of fixed size, so the dearer work of closing and settling is done only where something happens, and with the same arithmetic.
@@ -10,25 +10,50 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from stresslev.engine import margin
-from stresslev.engine.liquidation import close_fraction
-from stresslev.engine.types import Accounts, Policy, System
-
-#: Accounts that one batch of gathered blocks holds, about.
-BATCH_ACCOUNTS = 16384
+from stresslev.engine import margin, portfolio, requirement, select
+from stresslev.engine.blocks import add_by_pool, busy_blocks, column, over_batches, pool_sum, put, take
+from stresslev.engine.health import Health, Prices, Rules, assess, columns, contract_gain, dot, rules_for, unit_value
+from stresslev.engine.liquidation import auction_discount, restore_fraction, step_fraction
+from stresslev.engine.types import CLOSE_FACTOR, FIRST_IN, PRO_RATA, RESTORE, STEPWISE, Accounts, System
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Demand:
-    """What a population asks its pools to close, before capacity."""
+    """What a population asks its pools to close: before capacity, or after it where single accounts were chosen."""
 
     triggered: Array  # (V,) int32 accounts under margin
+    waiting: Array  # (V,) int32 accounts under margin that nobody takes over at their auction's present discount
     notional: Array  # (V,) USD, gross, at the marks
-    long_quantity: Array  # (V, A) coins of longs to be sold, >= 0
-    short_quantity: Array  # (V, A) coins of shorts to be bought back, >= 0
+    long_quantity: Array  # (V, A) contracts of longs to be sold, >= 0
+    short_quantity: Array  # (V, A) contracts of shorts to be bought back, >= 0
+    coins: Array  # (V, A) posted coins to be sold, net
     blocks: Array  # (nb,) int32 the blocks with a triggered account first, then out-of-range fill
     count: Array  # () int32 how many they are
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Assumed:
+    """Positions of the bankrupt that winners take over, by auto-deleveraging."""
+
+    displaced: Array  # (V, A) USD: fill that decides who is bankrupt, less the reference price
+    long_share: Array  # (V, A) of the bankrupt's longs that go to winners
+    short_share: Array  # (V, A)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Bankrupt:
+    """What the bankrupt would have closed, and what closing them at a given fill would cost."""
+
+    deficit: Array  # (V,) USD
+    long_quantity: Array  # (V, A) coins, >= 0
+    short_quantity: Array  # (V, A)
+    long_value: Array  # (V, A) USD: those coins at their bankruptcy prices, less reference price and funding
+    short_value: Array  # (V, A) USD, of signed coins: negative of what buying them back at those prices costs
+    long_saved: Array  # (V, A) USD that is lost on them at the fill and not at the bankruptcy prices
+    short_saved: Array  # (V, A)
 
 
 @jax.tree_util.register_dataclass
@@ -37,10 +62,10 @@ class Fills:
     """What the pools and the market granted."""
 
     share: Array  # (V,) of the demand that is filled
-    log_price: Array  # (A,) before the round: decides who is under margin
-    displaced: Array  # (A,) USD away from reference, before the round
-    displaced_fill: Array  # (A,) at the fill
-    displaced_after: Array  # (A,) after the round
+    grant: Array | None  # (nb, B) share of each account's demand, instead, where a pool chose single accounts
+    displaced: Array  # (V, A) USD: the fill less the reference price
+    displaced_after: Array  # (V, A) the venue's price after the round
+    assumed: Assumed | None
 
 
 @jax.tree_util.register_dataclass
@@ -50,226 +75,343 @@ class Settlement:
 
     liquidation_fee: Array
     taker_fee: Array
+    liquidator_fee: Array
     deficit: Array
     newly_liquidated: Array  # (V,) int32
     cash_change: Array  # sum of the changes of `equity_at_reference`
-    quantity_change: tuple[Array, ...]  # A arrays (V,) coins
+    quantity_change: Array  # (V, A) contracts
+    coins_change: Array  # (V, A) coins
 
 
-@dataclass(frozen=True)
-class _Rules:
-    """The parameters of the pools, expanded to blocks; per-asset values as tuples of (blocks, 1)."""
-
-    price: tuple[Array, ...]
-    floor: Array  # (blocks, 1, A, K): the unit axis stands for the accounts of a block
-    step: Array
-    multiplier: tuple[Array, ...]
-    restore: Array  # (blocks, 1)
-    liquidation_fee: Array
-    taker_fee: Array
-    target_health: Array
-
-
-def _column(x: Array) -> Array:
-    return x[:, None]
+def _waiting(some: Accounts, rules: Rules, health: Health) -> tuple[Array, Array]:
+    """Auctions: the discount of each account, and whether it is still too small for anybody to take the account over."""
+    zero = jnp.zeros_like(health.equity)
+    if rules.auctions is None or some.age is None:
+        return zero, jnp.zeros(zero.shape, bool)
+    auctions = rules.auctions
+    discount = jnp.where(auctions.active, auction_discount(auctions.start, auctions.growth, auctions.most, some.age), zero)
+    gap = zero  # what takers lose between mark and market, USD
+    for q, m, v in zip(some.quantity, rules.mark, rules.venue, strict=True):
+        gap = gap + q * (m - v)
+    gross = sum(health.notionals[1:], health.notionals[0])
+    return discount, auctions.active & (discount * gross < gap + auctions.required_profit * gross)
 
 
-def _rules(block_pool: Array, system: System, policy: Policy, price: Array) -> _Rules:
-    multiplier = policy.maintenance_multiplier[block_pool]
-    assets = range(price.shape[0])
-    return _Rules(
-        price=tuple(price[a] for a in assets),
-        floor=system.tier_floor[block_pool][:, None],
-        step=system.tier_step[block_pool][:, None],
-        multiplier=tuple(_column(multiplier[:, a]) for a in assets),
-        restore=_column(system.restore[block_pool]),
-        liquidation_fee=_column(system.liquidation_fee[block_pool]),
-        taker_fee=_column(system.taker_fee[block_pool]),
-        target_health=_column(system.target_health[block_pool]),
-    )
+def _close(some: Accounts, rules: Rules) -> tuple[Health, Array, Array, Array]:
+    """What the pools' rules ask to close now: health, share of every position (0 above margin), auction discount, and who waits for an auction."""
+    health = assess(some, rules)
+    discount, waits = _waiting(some, rules, health)
+    pools, one = rules.pools, jnp.ones_like(health.equity)
+    fee = pools["liquidation_fee"] + pools["taker_fee"] + pools["liquidator_fee"] + discount
+    target, rule = pools["target_health"], pools["rule"]
+    gross = sum(health.notionals[1:], health.notionals[0])
+
+    def restoring():
+        if rules.portfolio is not None:
+            return portfolio.restore_fraction_homogeneous(health.margin_equity, health.required, gross, fee, target)
+        size = None if rules.size_scale is None else (some.quantity, rules.unit, rules.size_scale)
+        return restore_fraction(health.margin_equity, health.notionals, rules.floor, rules.step, rules.multiplier, fee, target, size)
+
+    share = one
+    share = jnp.where(rule == RESTORE, lax.cond(jnp.any(rule == RESTORE), restoring, lambda: one), share)
+    share = jnp.where(rule == STEPWISE, lax.cond(jnp.any(rule == STEPWISE), lambda: step_fraction(health.notionals, rules.floor), lambda: one), share)
+    share = jnp.where(rule == CLOSE_FACTOR, pools["close_factor"] * one, share)
+    share = jnp.where(health.margin_equity < pools["full_below"] * health.required, one, share)
+    return health, jnp.where(health.under & ~waits, share, 0), discount, health.under & waits
 
 
-def _assess(equity_at_reference: Array, quantity: tuple[Array, ...], rules: _Rules, displaced: Array):
-    """Equity, notionals and maintenance margin of accounts in blocks, each (blocks, B)."""
-    equity = margin.equity(equity_at_reference, quantity, tuple(displaced))
-    notionals = margin.notional(quantity, rules.price)
-    required = margin.maintenance_margin(notionals, rules.floor, rules.step, rules.multiplier)
-    return equity, notionals, required
+def _coins_sold(some: Accounts, rules: Rules, share: Array) -> tuple[Array, ...]:
+    """Posted coins sold (net) when `share` of every position is closed, decided at the venue's prices before the round.
+
+    Closing everything, an inverse contract is a sale of face over price coins; coins that are then owed are bought back; and as much of the others
+    is sold, in equal proportion, as it takes to cover what the account owes in USD.
+    """
+    if not some.collateral:
+        return ()
+    after, cash = [], some.equity_at_reference
+    for a, k in enumerate(some.collateral):
+        face = jnp.zeros_like(k) if rules.inverse is None else jnp.where(rules.inverse[a], some.quantity[a], 0)
+        after.append(k - face / rules.venue[a])
+        cash = cash + some.quantity[a] * rules.venue_gain[a] + face - k * (rules.venue[a] - rules.venue_displaced[a])
+    for k, p in zip(after, rules.venue, strict=True):
+        cash = cash + jnp.minimum(k, 0) * p
+    worth = sum(jnp.maximum(k, 0) * p for k, p in zip(after, rules.venue, strict=True))
+    sold = jnp.clip(-cash / jnp.where(worth > 0, worth, jnp.ones_like(worth)), 0, 1)
+    return tuple(share * ((k - z) + sold * jnp.maximum(z, 0) + jnp.minimum(z, 0)) for k, z in zip(some.collateral, after, strict=True))
 
 
-def _close(equity_at_reference, quantity, rules: _Rules, displaced):
-    equity, notionals, required = _assess(equity_at_reference, quantity, rules, displaced)
-    share = close_fraction(
-        equity,
-        required,
-        notionals,
-        rules.floor,
-        rules.step,
-        rules.multiplier,
-        rules.restore,
-        rules.liquidation_fee + rules.taker_fee,
-        rules.target_health,
-    )
-    return share, notionals
-
-
-def _pool_sum(block_values: Array, block_pool: Array, pools: int) -> Array:
-    """Sum of per-block values by pool: a small product with a one-hot matrix, in a fixed order, free of scatters."""
-    member = (block_pool[None, :] == jnp.arange(pools, dtype=block_pool.dtype)[:, None]).astype(block_values.dtype)
-    return jnp.sum(member * block_values[None, :], axis=1, dtype=block_values.dtype)
-
-
-def _batch(accounts: Accounts) -> int:
-    blocks, size = accounts.equity_at_reference.shape
-    return min(blocks, max(1, BATCH_ACCOUNTS // size))
-
-
-def _gather(accounts: Accounts, rows: Array):
+def _gather(accounts: Accounts, rows: Array) -> Accounts:
     """The accounts of some blocks; rows past the end give empty accounts of pool 0."""
 
-    def take(x, fill):
-        return x.at[rows].get(mode="fill", fill_value=fill)
+    def several(arrays, fill=0):
+        return tuple(take(x, rows, fill) for x in arrays)
 
     return replace(
         accounts,
-        equity_at_reference=take(accounts.equity_at_reference, 0),
-        quantity=tuple(take(q, 0) for q in accounts.quantity),
-        liquidated=take(accounts.liquidated, False),
-        block_pool=take(accounts.block_pool, 0),
+        equity_at_reference=take(accounts.equity_at_reference, rows, 0),
+        quantity=several(accounts.quantity),
+        liquidated=take(accounts.liquidated, rows, False),
+        block_pool=take(accounts.block_pool, rows, 0),
+        collateral=several(accounts.collateral),
+        entry=several(accounts.entry, 1),
+        age=None if accounts.age is None else take(accounts.age, rows, 0),
     )
 
 
-def _over_batches(blocks: Array, count: Array, size: int, body, init):
-    """Fold `body(rows, carry)` over the first `count` entries of `blocks`, `size` at a time."""
-    padded = jnp.concatenate([blocks, jnp.full((size,), blocks.shape[0], blocks.dtype)])
-
-    def step(carry):
-        start, inner = carry
-        rows = lax.dynamic_slice_in_dim(padded, start, size)
-        return start + size, body(rows, inner)
-
-    return lax.while_loop(lambda c: c[0] < count, step, (jnp.int32(0), init))[1]
+def _block_size(accounts: Accounts) -> int:
+    return accounts.equity_at_reference.shape[1]
 
 
-def demand(accounts: Accounts, system: System, policy: Policy, log_price: Array) -> Demand:
-    """What the population asks to have closed at these marks.
+def _share_of(share: Array, grant: Array | None, some: Accounts, rows: Array) -> Array:
+    return column(share[some.block_pool]) if grant is None else take(grant, rows, 0)
 
-    Args: `log_price` (A,) over reference. Returns a `Demand`.
+
+def demand(accounts: Accounts, system: System, multiplier: Array, prices: Prices, grant: Array | None = None) -> Demand:
+    """What the population asks to have closed at these prices.
+
+    Args: `multiplier` (V, A) of the requirement; `grant` (nb, B) share of its demand that each account is allowed, all of it when None.
     """
-    pools, assets = policy.maintenance_multiplier.shape
-    price = system.reference_price * jnp.exp(log_price)
-    displaced = margin.displacement(log_price, system.reference_price)
-    rules = _rules(accounts.block_pool, system, policy, price)
-    equity, _, required = _assess(accounts.equity_at_reference, accounts.quantity, rules, displaced)
-    under = jnp.sum(~(equity >= required), axis=1, dtype=jnp.int32)
-    total = under.shape[0]
-    blocks = jnp.nonzero(under > 0, size=total, fill_value=total)[0].astype(jnp.int32)
-    count = jnp.sum(under > 0, dtype=jnp.int32)
+    pools, assets = multiplier.shape
+    rules = rules_for(accounts, system, multiplier, prices)
+    under = assess(accounts, rules).under
+    blocks, count = busy_blocks(under)
 
-    dtype = price.dtype
+    dtype = prices.mark.dtype
     zero = jnp.zeros((pools,), dtype)
-    init = (zero, tuple(zero for _ in range(assets)), tuple(zero for _ in range(assets)))
+    many = tuple(zero for _ in range(assets))
+    init = (zero, many, many, many, jnp.zeros((pools,), jnp.int32))
 
     def body(rows, carry):
-        notional, longs, shorts = carry
+        notional, longs, shorts, coins, waiting = carry
         some = _gather(accounts, rows)
-        share, notionals = _close(some.equity_at_reference, some.quantity, _rules(some.block_pool, system, policy, price), displaced)
+        rules = rules_for(some, system, multiplier, prices)
+        health, share, _, waits = _close(some, rules)
+        if grant is not None:
+            share = share * take(grant, rows, 0)
+        sold = _coins_sold(some, rules, share)
 
-        def add(total, values):
-            return total + _pool_sum(jnp.sum(values, axis=1), some.block_pool, pools)
+        def add(totals, values):
+            return tuple(add_by_pool(t, x, some.block_pool) for t, x in zip(totals, values, strict=True))
 
         return (
-            add(notional, share * sum(notionals[1:], notionals[0])),
-            tuple(add(s, share * jnp.maximum(q, 0)) for s, q in zip(longs, some.quantity, strict=True)),
-            tuple(add(s, share * jnp.maximum(-q, 0)) for s, q in zip(shorts, some.quantity, strict=True)),
+            add_by_pool(notional, share * sum(health.notionals[1:], health.notionals[0]), some.block_pool),
+            add(longs, [share * jnp.maximum(q, 0) for q in some.quantity]),
+            add(shorts, [share * jnp.maximum(-q, 0) for q in some.quantity]),
+            add(coins, sold) if sold else coins,
+            add_by_pool(waiting, waits, some.block_pool),
         )
 
-    notional, longs, shorts = _over_batches(blocks, count, _batch(accounts), body, init)
+    notional, longs, shorts, coins, waiting = over_batches(blocks, count, _block_size(accounts), body, init)
     return Demand(
-        triggered=_pool_sum(under, accounts.block_pool, pools),
+        triggered=pool_sum(jnp.sum(under, axis=1, dtype=jnp.int32), accounts.block_pool, pools),
+        waiting=waiting,
         notional=notional,
         long_quantity=jnp.stack(longs, axis=1),
         short_quantity=jnp.stack(shorts, axis=1),
+        coins=jnp.stack(coins, axis=1),
         blocks=blocks,
         count=count,
     )
 
 
-def settle(accounts: Accounts, system: System, policy: Policy, asked: Demand, fills: Fills) -> tuple[Accounts, Settlement]:
-    """Carry out the fills: positions, cash, fees and deficits of the accounts that were under margin."""
-    pools, assets = policy.maintenance_multiplier.shape
-    price = system.reference_price * jnp.exp(fills.log_price)
-    fill_price = system.reference_price + fills.displaced_fill
-    dtype = price.dtype
-    zero = jnp.zeros((pools,), dtype)
-    nothing = Settlement(
-        liquidation_fee=zero,
-        taker_fee=zero,
-        deficit=zero,
-        newly_liquidated=jnp.zeros((pools,), jnp.int32),
-        cash_change=zero,
-        quantity_change=tuple(zero for _ in range(assets)),
+def ration(accounts: Accounts, system: System, multiplier: Array, prices: Prices, share: Array, capacity: Array) -> Array:
+    """(nb, B) share of its demand that each account gets where pools with too little capacity choose whom to serve.
+
+    Worst health first, or whoever has been under margin longest first; ties in order of slot. Pools that ration pro rata give everybody `share` (V,).
+    """
+    rules = rules_for(accounts, system, multiplier, prices)
+    health, wanted, _, _ = _close(accounts, rules)
+    amount = wanted * sum(health.notionals[1:], health.notionals[0])
+    key = -health.margin_equity / jnp.where(health.required > 0, health.required, jnp.ones_like(health.required))
+    order = system.queue[accounts.block_pool]
+    if accounts.age is not None:
+        key = jnp.where(column(order == FIRST_IN), accounts.age.astype(key.dtype), key)
+    chosen = (system.queue != PRO_RATA) & (share < 1)
+    served = select.queue(key, amount, accounts.block_pool, jnp.where(chosen, capacity, jnp.inf))
+    one_by_one = jnp.where(amount > 0, served / jnp.where(amount > 0, amount, jnp.ones_like(amount)), 0)
+    return jnp.where(column(chosen[accounts.block_pool]), one_by_one, column(share[accounts.block_pool]))
+
+
+def _left_at(some: Accounts, displaced: tuple[Array, ...], gain: tuple[Array, ...]) -> Array:
+    """What would be left of each account if all of it were closed at these prices, USD."""
+    left = dot(some.quantity, gain, some.equity_at_reference)
+    return dot(some.collateral, displaced, left) if some.collateral else left
+
+
+def _bankruptcy_gain(some: Accounts, rules: Rules, health: Health) -> tuple[Array, ...]:
+    """Per asset, (blocks, B) USD: bankruptcy price less reference price and funding, positions bearing equity in proportion to their margin."""
+    by_asset = health.notionals if health.by_asset is None else health.by_asset
+    at_venue = _left_at(some, rules.venue_displaced, rules.venue_gain)
+    shares = requirement.requirement_shares(by_asset, health.notionals)
+    gains = []
+    for q, w, g in zip(some.quantity, shares, rules.venue_gain, strict=True):
+        held = q != 0
+        gains.append(g - jnp.where(held, at_venue * w / jnp.where(held, q, jnp.ones_like(q)), 0))
+    return tuple(gains)
+
+
+def bankrupt(
+    accounts: Accounts, system: System, multiplier: Array, prices: Prices, asked: Demand, share: Array, grant: Array | None, displaced: Array
+) -> Bankrupt:
+    """The accounts that would leave a deficit if they were closed at a fill that stands `displaced` (V, A) USD away from the reference."""
+    pools, assets = multiplier.shape
+    zero = jnp.zeros((pools,), prices.mark.dtype)
+    many = tuple(zero for _ in range(assets))
+    gain = contract_gain(system, displaced, prices.funding)
+
+    def body(rows, carry):
+        deficit, groups = carry
+        some = _gather(accounts, rows)
+        rules = rules_for(some, system, multiplier, prices)
+        health, wanted, _, _ = _close(some, rules)
+        closed = wanted * _share_of(share, grant, some, rows)
+        fill_gain = columns(gain, some.block_pool)
+        left = _left_at(some, columns(displaced, some.block_pool), fill_gain)
+        closed = jnp.where(left < 0, closed, 0)
+        at_bankruptcy = _bankruptcy_gain(some, rules, health)
+        longs = tuple(closed * jnp.maximum(q, 0) for q in some.quantity)
+        shorts = tuple(closed * jnp.maximum(-q, 0) for q in some.quantity)
+
+        def add(totals, values):
+            return tuple(add_by_pool(t, x, some.block_pool) for t, x in zip(totals, values, strict=True))
+
+        def times(amounts, factors, sign=1):
+            return [sign * x * f for x, f in zip(amounts, factors, strict=True)]
+
+        saved = [b - f for b, f in zip(at_bankruptcy, fill_gain, strict=True)]
+        new = (longs, shorts, times(longs, at_bankruptcy), times(shorts, at_bankruptcy, -1), times(longs, saved), times(shorts, saved, -1))
+        groups = tuple(add(totals, values) for totals, values in zip(groups, new, strict=True))
+        return add_by_pool(deficit, closed * jnp.maximum(-left, 0), some.block_pool), groups
+
+    deficit, groups = over_batches(asked.blocks, asked.count, _block_size(accounts), body, (zero, (many,) * 6))
+    long_quantity, short_quantity, long_value, short_value, long_saved, short_saved = (jnp.stack(g, axis=1) for g in groups)
+    return Bankrupt(
+        deficit=deficit,
+        long_quantity=long_quantity,
+        short_quantity=short_quantity,
+        long_value=long_value,
+        short_value=short_value,
+        long_saved=long_saved,
+        short_saved=short_saved,
     )
+
+
+def settle(accounts: Accounts, system: System, multiplier: Array, prices: Prices, asked: Demand, fills: Fills) -> tuple[Accounts, Settlement]:
+    """Carry out the fills: positions, coins, cash, fees and deficits of the accounts that were under margin."""
+    pools, assets = multiplier.shape
+    fill_gain = contract_gain(system, fills.displaced, prices.funding)
+    after_gain = contract_gain(system, fills.displaced_after, prices.funding)
+    fill_unit = unit_value(system, fills.displaced + prices.venue - prices.venue_displaced)
+    dtype = prices.mark.dtype
+    zero = jnp.zeros((pools,), dtype)
+    many = tuple(zero for _ in range(assets))
+    nothing = (zero, zero, zero, zero, jnp.zeros((pools,), jnp.int32), zero, many, many)
 
     def body(rows, carry):
         accounts, done = carry
         some = _gather(accounts, rows)
-        rules = _rules(some.block_pool, system, policy, price)
-        wanted, _ = _close(some.equity_at_reference, some.quantity, rules, fills.displaced)
-        share = wanted * _column(fills.share[some.block_pool])
+        rules = rules_for(some, system, multiplier, prices)
+        health, wanted, discount, _ = _close(some, rules)
+        share = wanted * _share_of(fills.share, fills.grant, some, rows)
         kept = tuple((1 - share) * q for q in some.quantity)
-        proceeds = sum(q * d for q, d in zip(some.quantity, fills.displaced_fill, strict=True))
-        traded = share * sum(jnp.abs(q) * p for q, p in zip(some.quantity, fill_price, strict=True))
-        left = some.equity_at_reference + proceeds  # if all of it were closed at the fill
-        deficit = share * jnp.maximum(-left, 0)
-        # old + share * proceeds + deficit; written so that an account closed in full at a loss ends at zero exactly, whatever is fused
+        sold = _coins_sold(some, rules, share)
+        gain, displaced = columns(fill_gain, some.block_pool), columns(fills.displaced, some.block_pool)
+        traded = share * sum(jnp.abs(q) * u for q, u in zip(some.quantity, columns(fill_unit, some.block_pool), strict=True))
+        if fills.assumed is not None:
+            gain = _assumed_gain(some, rules, health, gain, fills.assumed, prices.funding, system)
         old = some.equity_at_reference
-        cash = jnp.where(left < 0, (1 - share) * old, old + share * proceeds)
-        equity_after = margin.equity(cash, kept, tuple(fills.displaced_after))
-        rate = rules.liquidation_fee + rules.taker_fee
-        paid = jnp.minimum(rate * traded, jnp.maximum(equity_after, 0))
-        to_fund = jnp.where(rate > 0, rules.liquidation_fee / jnp.where(rate > 0, rate, jnp.ones_like(rate)), 0)
+        left = _left_at(some, displaced, gain)  # if all of it were closed at the fill
+        deficit = share * jnp.maximum(-left, 0)
+        closed = old + share * dot(some.quantity, gain, jnp.zeros_like(old))
+        if sold:
+            cash = dot(sold, displaced, closed) + deficit
+        else:
+            # the same, written so that an account closed in full at a loss ends at zero exactly, whatever is fused
+            cash = jnp.where(left < 0, (1 - share) * old, closed)
+        coins = tuple(k - s for k, s in zip(some.collateral, sold, strict=True))
+        equity_after = margin.equity(cash, kept, columns(after_gain, some.block_pool))
+        if coins:
+            equity_after = dot(coins, columns(fills.displaced_after, some.block_pool), equity_after)
+        taker = rules.pools["taker_fee"] * traded
+        liquidator = (rules.pools["liquidator_fee"] + discount) * traded
+        all_of_it = share * jnp.maximum(left, 0) - taker - liquidator
+        to_fund = jnp.where(rules.pools["takeover"] & (wanted >= 1), jnp.maximum(all_of_it, 0), rules.pools["liquidation_fee"] * traded)
+        due = taker + to_fund + jnp.maximum(liquidator, 0)
+        paid = jnp.minimum(due, jnp.maximum(equity_after, 0))
+        part = jnp.where(due > 0, paid / jnp.where(due > 0, due, jnp.ones_like(due)), 0)
         cash = cash - paid
         hit = some.liquidated | (traded > 0)
+        fund_fee, taker_fee, liquidator_fee, lost, newly, cash_change, quantity_change, coins_change = done
 
         def add(total, values):
-            return total + _pool_sum(jnp.sum(values, axis=1, dtype=total.dtype), some.block_pool, pools)
+            return add_by_pool(total, values, some.block_pool)
 
-        done = Settlement(
-            liquidation_fee=add(done.liquidation_fee, paid * to_fund),
-            taker_fee=add(done.taker_fee, paid * (1 - to_fund)),
-            deficit=add(done.deficit, deficit),
-            newly_liquidated=add(done.newly_liquidated, hit & ~some.liquidated),
-            cash_change=add(done.cash_change, cash - some.equity_at_reference),
-            quantity_change=tuple(add(t, k - q) for t, k, q in zip(done.quantity_change, kept, some.quantity, strict=True)),
+        done = (
+            add(fund_fee, part * to_fund),
+            add(taker_fee, part * taker),
+            add(liquidator_fee, part * jnp.maximum(liquidator, 0)),
+            add(lost, deficit),
+            add(newly, hit & ~some.liquidated),
+            add(cash_change, cash - old),
+            tuple(add(t, k - q) for t, k, q in zip(quantity_change, kept, some.quantity, strict=True)),
+            tuple(add(t, -s) for t, s in zip(coins_change, sold, strict=True)) if sold else coins_change,
         )
-
-        def put(x, values):
-            return x.at[rows].set(values, mode="drop", unique_indices=True, indices_are_sorted=True)
-
         accounts = replace(
             accounts,
-            equity_at_reference=put(accounts.equity_at_reference, cash),
-            quantity=tuple(put(x, k) for x, k in zip(accounts.quantity, kept, strict=True)),
-            liquidated=put(accounts.liquidated, hit),
+            equity_at_reference=put(accounts.equity_at_reference, rows, cash),
+            quantity=tuple(put(x, rows, k) for x, k in zip(accounts.quantity, kept, strict=True)),
+            liquidated=put(accounts.liquidated, rows, hit),
+            collateral=tuple(put(x, rows, k) for x, k in zip(accounts.collateral, coins, strict=True)),
         )
         return accounts, done
 
-    return _over_batches(asked.blocks, asked.count, _batch(accounts), body, (accounts, nothing))
+    settled, done = over_batches(asked.blocks, asked.count, _block_size(accounts), body, (accounts, nothing))
+    fund_fee, taker_fee, liquidator_fee, lost, newly, cash_change, quantity_change, coins_change = done
+    return settled, Settlement(
+        liquidation_fee=fund_fee,
+        taker_fee=taker_fee,
+        liquidator_fee=liquidator_fee,
+        deficit=lost,
+        newly_liquidated=newly,
+        cash_change=cash_change,
+        quantity_change=jnp.stack(quantity_change, axis=1),
+        coins_change=jnp.stack(coins_change, axis=1),
+    )
 
 
-def latent_deficit(accounts: Accounts, system: System, log_price: Array, pools: int) -> Array:
+def _assumed_gain(some, rules, health, gain, assumed: Assumed, funding: Array, system: System) -> tuple[Array, ...]:
+    """The fill of each position, the part that winners assume at its bankruptcy price and the rest in the market, less reference and funding."""
+    tried = contract_gain(system, assumed.displaced, funding)
+    left = _left_at(some, columns(assumed.displaced, some.block_pool), columns(tried, some.block_pool))
+    at_bankruptcy = _bankruptcy_gain(some, rules, health)
+    longs, shorts = columns(assumed.long_share, some.block_pool), columns(assumed.short_share, some.block_pool)
+    mixed = []
+    for q, g, b, by_long, by_short in zip(some.quantity, gain, at_bankruptcy, longs, shorts, strict=True):
+        part = jnp.where(left < 0, jnp.where(q > 0, by_long, by_short), 0)
+        mixed.append(g + part * (b - g))
+    return tuple(mixed)
+
+
+def latent_deficit(accounts: Accounts, system: System, prices: Prices, pools: int) -> Array:
     """(V,) USD of negative equity in accounts that still hold positions: losses made and not settled."""
-    displaced = margin.displacement(log_price, system.reference_price)
-    equity = margin.equity(accounts.equity_at_reference, accounts.quantity, tuple(displaced))
-    return _pool_sum(jnp.sum(jnp.maximum(-equity, 0), axis=1), accounts.block_pool, pools)
+    gain = columns(contract_gain(system, prices.venue_displaced, prices.funding), accounts.block_pool)
+    left = _left_at(accounts, columns(prices.venue_displaced, accounts.block_pool), gain)
+    return pool_sum(jnp.sum(jnp.maximum(-left, 0), axis=1), accounts.block_pool, pools)
+
+
+def begin_step(accounts: Accounts, system: System, multiplier: Array, prices: Prices) -> Accounts:
+    """Count the steps that each account has been under margin; nothing to do for a population that does not keep count."""
+    if accounts.age is None:
+        return accounts
+    under = assess(accounts, rules_for(accounts, system, multiplier, prices)).under
+    return replace(accounts, age=jnp.where(under, accounts.age + 1, 0))
 
 
 def totals(accounts: Accounts, pools: int) -> tuple[Array, Array, Array]:
     """Sums by pool: `equity_at_reference` (V,), long and short quantity (V, A)."""
 
     def by_pool(values):
-        return _pool_sum(jnp.sum(values, axis=1), accounts.block_pool, pools)
+        return pool_sum(jnp.sum(values, axis=1), accounts.block_pool, pools)
 
     longs = jnp.stack([by_pool(jnp.maximum(q, 0)) for q in accounts.quantity], axis=1)
     shorts = jnp.stack([by_pool(jnp.maximum(-q, 0)) for q in accounts.quantity], axis=1)

@@ -1,14 +1,12 @@
-"""One market per asset: exogenous move, recovery, volatility, depth, and the impact of forced flow."""
+"""One market per asset: exogenous move, recovery, volatility, depth; what a flow does to it is in `impact`."""
 
 from dataclasses import replace
 
 import jax.numpy as jnp
 from jax import Array
 
-from stresslev.engine.types import Market, System
-
-#: Log-price move that a net flow of one `depth` makes.
-REFERENCE_MOVE = 0.01
+from stresslev.engine import makers
+from stresslev.engine.types import Market, State, System
 
 
 def initial(system: System) -> Market:
@@ -28,15 +26,27 @@ def open_step(market: Market, system: System, fundamental: Array) -> Market:
     return replace(moved, opening=moved.log_price, variance=variance)
 
 
-def depth(market: Market, system: System, depth_factor: Array) -> Array:
-    """(A,) USD per reference move: `D0 * factor * (sigma0 / sigma)^kappa`, thinning only, never below its floor."""
-    ratio = jnp.power(system.reference_variance / market.variance, 0.5 * system.depth_volatility_exponent)
-    return system.depth * depth_factor * jnp.clip(ratio, system.depth_floor, 1)
+def _makers_left(state: State, system: System, log_price: Array) -> Array:
+    """(A,) share of their depth that makers still quote, after what they have taken on and lost since the start."""
+    ledger, reference = state.ledger, system.reference_price
+    price, displaced = reference * jnp.exp(log_price), reference * jnp.expm1(log_price)
+    contracts = ledger.maker_quantity - ledger.maker_opening
+    gain = jnp.broadcast_to(displaced[None, :], contracts.shape)
+    unit = jnp.broadcast_to(price[None, :], contracts.shape)
+    if state.funding is not None:
+        gain = gain - state.funding.index
+    if system.inverse is not None:
+        gain, unit = jnp.where(system.inverse, 0, gain), jnp.where(system.inverse, 1, unit)
+    inventory = jnp.sum(contracts * unit, axis=0) + jnp.sum(ledger.maker_coins, axis=0) * price
+    profit = jnp.sum(ledger.maker_cash + contracts * gain, axis=0) + jnp.sum(ledger.maker_coins, axis=0) * displaced
+    return makers.depth_factor(system.makers, inventory_usd=inventory, profit_usd=profit)
 
 
-def impact(flow: Array, depth: Array, exponent: Array) -> Array:
-    """Log-price move of a signed net flow: `0.01 sgn(V) (|V| / D)^delta`; linear at 1, square root at 0.5."""
-    return REFERENCE_MOVE * jnp.sign(flow) * jnp.power(jnp.abs(flow) / depth, exponent)
+def thinning(state: State, system: System, depth_factor: Array, log_price: Array) -> Array:
+    """(A,) factor on the depth: scenario, volatility (`(sigma0 / sigma)^kappa`, thinning only, never below its floor), makers."""
+    ratio = jnp.power(system.reference_variance / state.market.variance, 0.5 * system.depth_volatility_exponent)
+    factor = depth_factor * jnp.clip(ratio, system.depth_floor, 1)
+    return factor if system.makers is None else factor * _makers_left(state, system, log_price)
 
 
 def absorb(market: Market, system: System, move: Array) -> Market:

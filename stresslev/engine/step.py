@@ -1,4 +1,4 @@
-"""One time step: shock, price, rounds of liquidation and impact, waterfall, record."""
+"""One time step: shock, arbitrage, marks, funding and interest, margin calls, rounds of liquidation, clearing, record."""
 
 from dataclasses import dataclass, replace
 
@@ -6,31 +6,16 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from stresslev.engine import accounts as population
+from stresslev.engine import accounts as perps
+from stresslev.engine import cover, funding, marks, owners, rates, requirement, status, venues
+from stresslev.engine import loans as lending
 from stresslev.engine import market as markets
-from stresslev.engine import status, waterfall
-from stresslev.engine.accounts import Fills
+from stresslev.engine.health import Prices
+from stresslev.engine.loans import Loans
 from stresslev.engine.margin import displacement
-from stresslev.engine.types import Ledger, Policy, State, System
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Flows:
-    """What happened within one step. Levels are read off the state; these are the sums over the rounds of the step."""
-
-    triggered: Array  # (V,) int32 demands for closing (an account may ask in several rounds)
-    newly_liquidated: Array  # (V,) int32 accounts touched for the first time
-    closed_long: Array  # (V, A) coins
-    closed_short: Array  # (V, A) coins
-    closed_long_usd: Array  # (V, A) USD at the fill price
-    closed_short_usd: Array  # (V, A) USD at the fill price
-    deficit: Array  # (V,) USD
-    fund_draw: Array  # (V,) USD
-    fees: Array  # (V,) USD paid by liquidated accounts
-    cash_residual: Array  # (V,) USD, zero but for rounding
-    quantity_residual: Array  # (V, A) coins, zero but for rounding
-    rounds: Array  # () int32 rounds in which somebody was under margin
+from stresslev.engine.prices import Seen, common_log_price, prices, venue_log_price
+from stresslev.engine.round import Conditions, Flow, Flows, add, indices, no_flows, push, round_of_liquidation
+from stresslev.engine.types import Channels, Path, Policy, State, System
 
 
 @jax.tree_util.register_dataclass
@@ -41,168 +26,230 @@ class Record:
     flows: Flows
     price: Array  # (A,) USD
     exogenous_price: Array  # (A,) USD: without the cascade
+    mark: Array  # (V, A) USD
+    venue_price: Array  # (V, A) USD
     depth: Array  # (A,) USD per reference move
     variance: Array  # (A,) per step
     open_interest: Array  # (V, A) USD at the step's last price
+    funding_rate: Array  # (V, A) paid in the step, of notional
+    supplied: Array  # (V, A) USD deposited with lending pools, collateral included
+    borrowed: Array  # (V, A) USD
+    borrow_rate: Array  # (V, A) per year
     insurance_fund: Array  # (V,) USD
     treasury: Array  # (V,) USD
     bad_debt: Array  # (V,) USD, cumulative
+    net_worth: Array  # (V,) USD own funds after what other pools cannot pay
+    credit_loss: Array  # (V,) USD of claims on other pools that are lost
+    redemption: Array  # (A,) cover of receipt tokens
     status: Array  # () int32 bits raised in this step
 
 
-def _no_flows(system: System) -> Flows:
-    pools, assets = system.tier_floor.shape[:2]
-    dtype = system.reference_price.dtype
-    v, va, count = jnp.zeros((pools,), dtype), jnp.zeros((pools, assets), dtype), jnp.zeros((pools,), jnp.int32)
-    return Flows(
-        triggered=count,
-        newly_liquidated=count,
-        closed_long=va,
-        closed_short=va,
-        closed_long_usd=va,
-        closed_short_usd=va,
-        deficit=v,
-        fund_draw=v,
-        fees=v,
-        cash_residual=v,
-        quantity_residual=va,
-        rounds=jnp.int32(0),
+def _contracts_usd(system: System, price: Array) -> Array:
+    """(V, A) USD of notional per contract at (A,) prices."""
+    unit = jnp.broadcast_to(price[None, :], system.tier_floor.shape[:2])
+    return unit if system.inverse is None else jnp.where(system.inverse, 1, unit)
+
+
+def open_interest(state: State, system: System) -> Array:
+    """(V, A) USD at the state's common prices: the larger of the customers' two sides."""
+    price = system.reference_price * jnp.exp(common_log_price(state, system))
+    return jnp.maximum(state.ledger.long_quantity, state.ledger.short_quantity) * _contracts_usd(system, price)
+
+
+def _arbitrage(state: State, system: System, channels: Channels, thinning: Array, opening: Array) -> tuple[State, Flow]:
+    """Arbitrageurs close a part of each basis; the flow they leave in the common market is where the step's flow begins."""
+    va = jnp.zeros(system.tier_floor.shape[:2], thinning.dtype)
+    a = jnp.zeros_like(thinning)
+    idle = Flow(usd=va, coins=va, arbitrage_usd=a, arbitrage_coins=a, capacity=system.capacity)
+    if system.venues is None:
+        return state, idle
+    depth = system.impact.depth * thinning
+    reference = system.reference_price
+    # the venue leg pays and receives funding like everybody at the venue; `venues` knows prices only, so it is taken out and put back
+    paid = va if state.funding is None else state.funding.index
+    unfunded = replace(state.venues, arb_cash=state.venues.arb_cash - state.venues.arb_quantity * paid)
+    settled, trades = venues.arbitrage(
+        system.venues, unfunded, reference_price=reference, log_price=opening, depth=depth, exponent=system.impact.exponent
     )
-
-
-def _add(trees):
-    return jax.tree.map(lambda *leaves: sum(leaves[1:], leaves[0]), *trees)
-
-
-def _pool_cash(after: Ledger, before: Ledger) -> Array:
-    """(V,) change of all cash that is not the accounts': makers + fund + treasury - bad debt, read off the ledgers themselves."""
-    return (
-        (after.maker_cash - before.maker_cash)
-        + (after.insurance_fund - before.insurance_fund)
-        + (after.treasury - before.treasury)
-        - (after.bad_debt - before.bad_debt)
+    settled = replace(settled, arb_cash=settled.arb_cash + settled.arb_quantity * paid)
+    flow = replace(idle, arbitrage_usd=trades.common_usd, arbitrage_coins=trades.common_coins)
+    state = replace(state, venues=settled)
+    conditions = Conditions(seen=None, multiplier=None, threshold=None, thinning=thinning, opening=opening)
+    moved = push(state, system, channels, conditions, idle, flow)
+    before, after = displacement(opening, reference), displacement(common_log_price(moved, system), reference)
+    arbitraged = venues.settle_common(moved.venues, trades, displaced_fill=(before + after) / 2)
+    ledger = replace(
+        state.ledger,
+        maker_quantity=state.ledger.maker_quantity - trades.coins,
+        maker_cash=state.ledger.maker_cash + trades.coins * (trades.displaced_fill - paid),
     )
+    return replace(moved, venues=arbitraged, ledger=ledger), flow
 
 
-def round_of_liquidation(
-    state: State, system: System, policy: Policy, depth: Array, flow: Array, capacity: Array
-) -> tuple[State, Flows, Array, Array, Array]:
-    """One round: populations ask, pools ration, the market moves, fills are settled, deficits go down the waterfall.
-
-    Args: `flow` (A,) USD net flow of the step's earlier rounds; `capacity` (V,) USD left for this step.
-
-    Returns: state, flows of the round, flow and capacity after it, and whether a pool had to ration.
-    """
-    market, ledger = state.market, state.ledger
-    x = market.log_price
-    asked = [population.demand(p, system, policy, x) for p in state.populations]
-    notional = sum(d.notional for d in asked)
-    share = jnp.where(notional > capacity, capacity / jnp.where(notional > 0, notional, jnp.ones_like(notional)), jnp.ones_like(notional))
-    column = share[:, None]
-    closed_long = column * sum(d.long_quantity for d in asked)
-    closed_short = column * sum(d.short_quantity for d in asked)
-    net_sold = closed_long - closed_short
-
-    price = system.reference_price * jnp.exp(x)
-    new_flow = flow - jnp.sum(net_sold, axis=0) * price
-    exponent = system.impact_exponent
-    moved = markets.absorb(market, system, markets.impact(new_flow, depth, exponent) - markets.impact(flow, depth, exponent))
-
-    displaced = displacement(x, system.reference_price)
-    after = displacement(moved.log_price, system.reference_price)
-    fill = (displaced + after) / 2
-    fills = Fills(share=share, log_price=x, displaced=displaced, displaced_fill=fill, displaced_after=after)
-    settled = [population.settle(p, system, policy, d, fills) for p, d in zip(state.populations, asked, strict=True)]
-    done = _add([s for _, s in settled])
-
-    new_ledger, draw = waterfall.settle(ledger, done.deficit, done.liquidation_fee, done.taker_fee)
-    new_ledger = replace(
-        new_ledger,
-        maker_cash=ledger.maker_cash - net_sold @ fill,
-        maker_quantity=ledger.maker_quantity + net_sold,
-        long_quantity=ledger.long_quantity - closed_long,
-        short_quantity=ledger.short_quantity - closed_short,
+def _accrue_funding(state: State, system: System, venue: Array, now: Path, outage: Array) -> tuple[State, Array, Array]:
+    """Funding of the step: state, rate (V, A), and USD paid by those who pay (V,)."""
+    none = jnp.zeros_like(venue)
+    if system.funding is None:
+        return state, none, none[:, 0]
+    reference = system.reference_price[None, :]
+    at_index = (
+        marks.index(system.marks, venue) if system.marks is not None else jnp.broadcast_to(common_log_price(state, system)[None, :], venue.shape)
     )
-    triggered = sum(d.triggered for d in asked)
-    fill_price = (system.reference_price + fill)[None, :]
-    flows = Flows(
-        triggered=triggered,
-        newly_liquidated=done.newly_liquidated,
-        closed_long=closed_long,
-        closed_short=closed_short,
-        closed_long_usd=closed_long * fill_price,
-        closed_short_usd=closed_short * fill_price,
-        deficit=done.deficit,
-        fund_draw=draw,
-        fees=done.liquidation_fee + done.taker_fee,
-        cash_residual=done.cash_change + _pool_cash(new_ledger, ledger),
-        quantity_residual=jnp.stack(done.quantity_change, axis=1) + (new_ledger.maker_quantity - ledger.maker_quantity),
-        rounds=jnp.any(triggered > 0).astype(jnp.int32),
-    )
-    new_state = replace(state, populations=tuple(p for p, _ in settled), market=moved, ledger=new_ledger)
-    left = jnp.maximum(capacity - notional, 0)
-    return new_state, flows, new_flow, left, jnp.any(share < 1)
+    ledger = state.ledger
+    skew = funding.skew(ledger.long_quantity, ledger.short_quantity)
+    premium = none if now.premium is None else now.premium
+    after, rate = funding.accrue(system.funding, state.funding, reference * jnp.exp(venue), reference * jnp.exp(at_index), premium, skew, outage)
+    step = after.index - state.funding.index
+    paid = jnp.maximum(step, 0) * (ledger.long_quantity + jnp.maximum(ledger.maker_quantity, 0))
+    received = jnp.maximum(-step, 0) * (ledger.short_quantity + jnp.maximum(-ledger.maker_quantity, 0))
+    if system.inverse is not None:
+        paid, received = jnp.where(system.inverse, 0, paid), jnp.where(system.inverse, 0, received)
+    return replace(state, funding=after), rate, jnp.sum(paid + received, axis=1)
 
 
-def step(
-    state: State, system: System, policy: Policy, fundamental: Array, depth_factor: Array, max_rounds: Array, tolerance: Array
-) -> tuple[State, Record]:
+def _accrue_interest(state: State, system: System) -> tuple[State, Array]:
+    """Interest of the step on all loans and deposits; the borrow rate (V, A) per year."""
+    if system.lending is None:
+        return state, jnp.zeros(system.tier_floor.shape[:2], system.reference_price.dtype)
+    book = state.ledger.lending
+    supplied = (book.supply_units + book.deposit_units) * book.rates.supply_index
+    borrowed = book.debt_units * book.rates.borrow_index
+    cash = supplied + book.rates.reserves - borrowed - book.written_off
+    after, interest = rates.accrue(system.lending.rates, book.rates, cash, borrowed, supplied, system.lending.years_per_step)
+    return replace(state, ledger=replace(state.ledger, lending=replace(book, rates=after))), interest.borrow_rate
+
+
+def _multiplier(state: State, system: System, policy: Policy) -> Array:
+    """(V, A) multiplier of perp requirements in this step: the policy's, and growth with open interest."""
+    multiplier = policy.maintenance_multiplier
+    if system.interest_scale is None:
+        return multiplier
+    scale = system.interest_scale
+    return multiplier * requirement.open_interest_factor(scale.base, open_interest(state, system), scale.lower, scale.upper)
+
+
+def _threshold(system: System, policy: Policy) -> Array | None:
+    """(V, A) liquidation thresholds in force: the policy multiplies the distance to one, a lender's maintenance margin."""
+    if system.lending is None:
+        return None
+    return jnp.maximum(1 - policy.maintenance_multiplier * (1 - system.lending.rules.liquidation_threshold), 0)
+
+
+def _begin(state: State, system: System, conditions: Conditions) -> State:
+    """Count the steps under margin."""
+    seen = prices(state, system, conditions.seen)
+    populations = []
+    for p in state.populations:
+        if isinstance(p, Loans):
+            populations.append(lending.begin_step(p, *indices(state, conditions), seen.mark))
+        else:
+            populations.append(perps.begin_step(p, system, conditions.multiplier, seen))
+    return replace(state, populations=tuple(populations))
+
+
+def step(state: State, system: System, policy: Policy, channels: Channels, now: Path, max_rounds: Array, tolerance: Array) -> tuple[State, Record]:
     """Advance by one step. Pure; scan, checkpointing and batching compose around it.
 
     Args:
       state: what is carried.
-      system, policy: rules and parameters.
-      fundamental, depth_factor: (A,) the scenario at this step: exogenous log price over the reference, factor on depth.
+      system, policy, channels: rules and parameters.
+      now: the scenario at this step, a `Path` without its leading axis.
       max_rounds: () int32, most rounds of liquidation within the step.
       tolerance: () USD; a residual above it raises the RESIDUAL bit.
     """
-    market = markets.open_step(state.market, system, fundamental)
-    depth = markets.depth(market, system, depth_factor)
-    opened = replace(state, market=market)
+    pools, assets = system.tier_floor.shape[:2]
+    outage = jnp.zeros((pools,), bool) if now.outage is None else now.outage
+    offset = jnp.zeros((pools, assets), now.log_price.dtype) if now.mark_offset is None else now.mark_offset
+    state = replace(state, market=markets.open_step(state.market, system, now.log_price))
+    opening = common_log_price(state, system)
+    thinning = markets.thinning(state, system, now.depth_factor, opening)
+    state, flow = _arbitrage(state, system, channels, thinning, opening)
+    flow = replace(flow, capacity=jnp.where(outage, 0, flow.capacity))
+
+    venue = venue_log_price(state, system)
+    mark = None
+    if system.marks is not None:
+        seen_marks, mark = marks.open_step(system.marks, state.marks, venue, offset, outage)
+        state = replace(state, marks=seen_marks)
+    state, funding_rate, funding_paid = _accrue_funding(state, system, venue, now, outage)
+    state, borrow_rate = _accrue_interest(state, system)
+    conditions = Conditions(
+        seen=Seen(mark=mark, offset=offset, outage=outage),
+        multiplier=_multiplier(state, system, policy),
+        threshold=_threshold(system, policy),
+        thinning=thinning,
+        opening=opening,
+    )
+    margin_calls = jnp.zeros_like(system.insurance_fund)
+    if system.owners is not None:
+        index = None if system.lending is None else indices(state, conditions)
+        called, margin_calls = owners.call_margin(
+            state.populations, system, conditions.multiplier, prices(state, system, conditions.seen), index, channels.owners
+        )
+        state = replace(state, populations=called)
+    state = _begin(state, system, conditions)
 
     def unfinished(carry):
         *_, more, n = carry
         return more & (n < max_rounds)
 
     def body(carry):
-        inner, flows, flow, capacity, rationed, _, n = carry
-        inner, new, flow, capacity, short = round_of_liquidation(inner, system, policy, depth, flow, capacity)
-        # a pool without capacity left can do nothing more in this step
-        more = jnp.any((new.triggered > 0) & (capacity > 0))
-        return inner, _add([flows, new]), flow, capacity, rationed | short, more, n + 1
+        inner, flows, flow, rationed, _, n = carry
+        inner, new, flow, short = round_of_liquidation(inner, system, channels, conditions, flow)
+        # a pool without capacity left can do nothing more in this step, nor can one whose accounts nobody takes over
+        more = jnp.any((new.triggered > new.waiting) & (flow.capacity > 0))
+        return inner, add(flows, new), flow, rationed | short, more, n + 1
 
-    start = (
-        opened,
-        _no_flows(system),
-        jnp.zeros_like(system.reference_price),
-        system.capacity,
-        jnp.array(False),
-        jnp.array(True),
-        jnp.int32(0),
-    )
-    closed, flows, _, _, rationed, more, _ = lax.while_loop(unfinished, body, start)
+    start = (state, no_flows(system), flow, jnp.array(False), jnp.array(True), jnp.int32(0))
+    closed, flows, flow, rationed, more, _ = lax.while_loop(unfinished, body, start)
+    flows = replace(flows, funding_paid=funding_paid, margin_calls=margin_calls)
+    ends = prices(closed, system, conditions.seen)
+    if closed.marks is not None:
+        closed = replace(closed, marks=marks.close_step(closed.marks, jnp.log(ends.mark / system.reference_price[None, :])))
+    closed = cover.clear(closed, system, channels, flow.usd)
+    record = _record(closed, system, flows, ends, thinning, funding_rate, borrow_rate)
+    bits = _bits(closed, flows, record, tolerance) | status.flag(more, status.ROUNDS_CAP) | status.flag(rationed, status.CAPACITY_BOUND)
+    return replace(closed, status=closed.status | bits), replace(record, status=bits)
 
-    market, ledger = closed.market, closed.ledger
-    price = system.reference_price * jnp.exp(market.log_price)
-    numbers = (price, depth, market.variance, ledger.insurance_fund, ledger.bad_debt, ledger.maker_cash, flows.deficit)
-    finite = jnp.all(jnp.array([jnp.all(jnp.isfinite(x)) for x in numbers]))
-    worst = jnp.maximum(jnp.max(jnp.abs(flows.cash_residual)), jnp.max(jnp.abs(flows.quantity_residual * price[None, :])))
-    bits = (
-        status.flag(~finite, status.NONFINITE)
-        | status.flag(worst > tolerance, status.RESIDUAL)
-        | status.flag(more, status.ROUNDS_CAP)
-        | status.flag(rationed, status.CAPACITY_BOUND)
-    )
-    record = Record(
+
+def _record(state: State, system: System, flows: Flows, ends: Prices, thinning: Array, funding_rate: Array, borrow_rate: Array) -> Record:
+    ledger, reference = state.ledger, system.reference_price
+    v, va = jnp.zeros_like(ledger.bad_debt), jnp.zeros_like(ends.mark)
+    supplied, borrowed = va, va
+    if ledger.lending is not None:
+        book = ledger.lending
+        supplied = (book.supply_units + book.deposit_units) * book.rates.supply_index * ends.venue
+        borrowed = book.debt_units * book.rates.borrow_index * ends.venue
+    return Record(
         flows=flows,
-        price=price,
-        exogenous_price=system.reference_price * jnp.exp(market.fundamental),
-        depth=depth,
-        variance=market.variance,
-        open_interest=jnp.maximum(ledger.long_quantity, ledger.short_quantity) * price[None, :],
+        price=reference * jnp.exp(common_log_price(state, system)),
+        exogenous_price=reference * jnp.exp(state.market.fundamental[system.market]),
+        mark=ends.mark,
+        venue_price=ends.venue,
+        depth=system.impact.depth * thinning,
+        variance=state.market.variance,
+        open_interest=open_interest(state, system),
+        funding_rate=funding_rate,
+        supplied=supplied,
+        borrowed=borrowed,
+        borrow_rate=borrow_rate,
         insurance_fund=ledger.insurance_fund,
         treasury=ledger.treasury,
         bad_debt=ledger.bad_debt,
-        status=bits,
+        net_worth=v if state.cover is None else state.cover.net_worth,
+        credit_loss=v if state.cover is None else state.cover.credit_loss,
+        redemption=jnp.ones_like(reference) if state.cover is None else state.cover.redemption,
+        status=jnp.int32(0),
     )
-    return replace(closed, status=closed.status | bits), record
+
+
+def _bits(state: State, flows: Flows, record: Record, tolerance: Array) -> Array:
+    """Failures: numbers that are none, books that do not balance."""
+    ledger = state.ledger
+    numbers = (record.price, record.mark, record.depth, record.variance, ledger.insurance_fund, ledger.bad_debt, ledger.maker_cash, flows.deficit)
+    finite = jnp.all(jnp.array([jnp.all(jnp.isfinite(x)) for x in numbers]))
+    unit = record.price[None, :]
+    worst = jnp.max(jnp.abs(flows.cash_residual))
+    for residual in (flows.quantity_residual, flows.coins_residual):
+        worst = jnp.maximum(worst, jnp.max(jnp.abs(residual * unit)))
+    return status.flag(~finite, status.NONFINITE) | status.flag(worst > tolerance, status.RESIDUAL)

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from stresslev.config.assets import AssetSpec
 from stresslev.config.load import data_file
 from stresslev.config.spec import DepthSpec, PathSpec, ScenarioSpec
 from stresslev.errors import InputError, Problem, did_you_mean, shorten
@@ -29,6 +30,9 @@ class Shock:
       start_price: (A,) USD at minute 0.
       log_price: (T + 1, A) log of price over the starting price, after `shock_scale`.
       depth_factor: (T, A) during each step, after `depth_scale`.
+      mark_offset: (T, V, A) log dislocation of the pools' marks, or None.
+      premium: (T, V, A) of perps over the index, or None.
+      outage: (T, V) bool, or None.
     """
 
     assets: tuple[str, ...]
@@ -36,6 +40,9 @@ class Shock:
     start_price: np.ndarray
     log_price: np.ndarray
     depth_factor: np.ndarray
+    mark_offset: np.ndarray | None = None
+    premium: np.ndarray | None = None
+    outage: np.ndarray | None = None
 
     @property
     def log_return(self) -> np.ndarray:
@@ -138,26 +145,68 @@ def _grid_log_price(path: PathSpec, scenario: ScenarioSpec, base: Path, key: str
     return float(start), log_price - log_price[0]
 
 
-def build(scenario: ScenarioSpec, assets: tuple[str, ...], base: Path) -> Shock:
+def _path_of(name: str, scenario: ScenarioSpec, assets: dict[str, AssetSpec]) -> PathSpec:
+    """The scenario's path of an asset, or what the system says it does in scenarios without one."""
+    if name in scenario.paths:
+        return scenario.paths[name]
+    asset = assets[name]
+    if asset.follows is not None:
+        other = asset.follows.asset
+        start = asset.follows.ratio * _start(other, scenario, assets)
+        return PathSpec(proxy=other, beta=asset.follows.beta, start_price_usd=start)
+    if asset.receipt is not None:
+        level = asset.price_usd or _start(asset.receipt.underlying, scenario, assets)
+    else:
+        level = asset.peg_usd
+    return PathSpec(minutes=(0.0, 1.0), prices=(level, level))
+
+
+def _start(name: str, scenario: ScenarioSpec, assets: dict[str, AssetSpec]) -> float:
+    """Starting price of an asset, as far as points or the system give it (a price file is read for its return only)."""
+    path = _path_of(name, scenario, assets)
+    if path.prices is not None:
+        return path.prices[0]
+    return path.start_price_usd or assets[name].price_usd or 1.0
+
+
+def _curves(given: dict, pools: tuple[str, ...], assets: tuple[str, ...], grid: np.ndarray) -> np.ndarray | None:
+    """(T, V, A) figures by pool and asset on the grid, zero where there are none; None when there are none at all."""
+    if not given:
+        return None
+    out = np.zeros((len(grid) - 1, len(pools), len(assets)))
+    for pool, by_asset in given.items():
+        for asset, curve in by_asset.items():
+            minutes, values = np.asarray(curve.minutes), np.asarray(curve.values)
+            if curve.stepped:
+                place = np.searchsorted(minutes, grid[1:], side="right") - 1
+                on_grid = np.where(place >= 0, values[np.maximum(place, 0)], 0.0)
+            else:
+                on_grid = np.interp(grid[1:], minutes, values)
+            out[:, pools.index(pool), assets.index(asset)] = on_grid
+    return out
+
+
+def build(
+    scenario: ScenarioSpec, assets: tuple[str, ...], base: Path, *, defaults: dict[str, AssetSpec] | None = None, pools: tuple[str, ...] = ()
+) -> Shock:
     """Put a scenario on its grid.
 
     Args:
-      scenario: validated specification with a path for each of `assets`.
+      scenario: validated specification.
       assets: the system's assets, in its order.
       base: folder that price files are relative to.
+      defaults: the assets' specifications, for paths that the scenario does not give.
+      pools: names of the system's pools, for dislocations, premiums and outages.
 
     Raises:
       InputError: a price file that is missing, malformed or too short.
     """
     grid = np.arange(scenario.steps + 1) * scenario.step_minutes
-    own = {
-        name: _grid_log_price(scenario.paths[name], scenario, base, f"paths.{name}", grid)
-        for name in scenario.paths
-        if scenario.paths[name].proxy is None
-    }
+    paths = {name: _path_of(name, scenario, defaults or {}) for name in dict.fromkeys((*assets, *scenario.paths))}
+    own = {name: _grid_log_price(path, scenario, base, f"paths.{name}", grid) for name, path in paths.items() if path.proxy is None}
     start, log_price, depth = [], [], []
     for name in assets:
-        path = scenario.paths[name]
+        path = paths[name]
         if path.proxy is None:
             first, x = own[name]
         else:
@@ -166,10 +215,19 @@ def build(scenario: ScenarioSpec, assets: tuple[str, ...], base: Path) -> Shock:
         log_price.append(scenario.shock_scale * x)
         factor = scenario.depth.get(name, scenario.depth.get("default", DepthSpec()))
         depth.append(scenario.depth_scale * np.interp(grid[1:], factor.minutes, factor.factors))
+    offset = _curves(scenario.dislocations, pools, assets, grid)
+    outage = None
+    if scenario.outages:
+        outage = np.zeros((scenario.steps, len(pools)), bool)
+        for down in scenario.outages:
+            outage[(grid[1:] > down.start_minute) & (grid[1:] <= down.end_minute), pools.index(down.pool)] = True
     return Shock(
         assets=tuple(assets),
         minutes=grid,
         start_price=np.array(start),
         log_price=np.stack(log_price, axis=1),
         depth_factor=np.stack(depth, axis=1),
+        mark_offset=None if offset is None else np.log1p(offset),
+        premium=_curves(scenario.premiums, pools, assets, grid),
+        outage=outage,
     )

@@ -1,428 +1,544 @@
 """A slow, literal twin of the simulation described in `docs/model.md`.
 
 It exists to disagree with the engine if either of them is wrong, so it is written from that page alone and shares no code with the engine. Everything
-is float64, accounts are visited one at a time, and nothing is clever. Two things are done in the twin's own way:
+is float64, accounts are visited one at a time, and nothing is clever. Some things are done in the twin's own way:
 
 - tier margin is `mmr_k n - cum_k`, with the tier `k` looked up and `cum` built tier by tier;
 - the restore rule is solved by listing every point where the requirement can bend, finding the first stretch on which it becomes met, and
-  interpolating on that stretch. The requirement is linear between bends, so the answer is exact up to rounding.
+  interpolating on that stretch (by bisection where the requirement is smooth);
+- queues are sorted, capped shares are filled by dropping out whoever is full, defaults between pools are iterated from above.
 
-Capacity, volatility decay and transient decay are given per step, so the length of a step does not appear here.
+Capacity, volatility decay and transient decay are given per step, so the length of a step appears in interest only.
 
-Shapes: N accounts, A assets, V pools, T steps. `run` documents the inputs; every result is stacked over steps, apart from the closing state of
-accounts and makers.
+The parts: `prices` (the market, marks, funding), `margin` (perp accounts), `lending`, `adl`, `settle` (who pays). `run` documents the inputs.
+N accounts, A assets, V pools, T steps.
 """
 
+import copy
 import math
+from types import SimpleNamespace
 
 import numpy as np
 
-PER_STEP = (
+from tests.oracle import adl, lending, prices, settle
+from tests.oracle.margin import (
+    auction_discount,
+    close_fraction,
+    coins_to_sell,
+    equity,
+    face,
+    maintenance,
+    margin_equity,
+    nobody_bids,
+    notionals,
+    schedule,
+)
+
+BY_POOL_AND_ASSET = ("closed_long", "closed_short", "closed_long_usd", "closed_short_usd", "deleveraged")
+BY_POOL = ("deficit", "fund_draw", "adl_usd", "socialised", "fees", "funding_paid", "margin_calls", "shared_in")
+COUNTS = ("triggered", "waiting", "newly_liquidated")
+LEVELS = (
+    "rounds",
     "price",
     "exogenous_price",
+    "mark",
+    "venue_price",
     "depth",
     "variance",
-    "closed_long",
-    "closed_short",
-    "closed_long_usd",
-    "closed_short_usd",
-    "triggered",
-    "newly_liquidated",
-    "deficit",
-    "fund_draw",
+    "open_interest",
+    "funding_rate",
+    "supplied",
+    "borrowed",
+    "borrow_rate",
     "insurance_fund",
     "treasury",
     "bad_debt",
-    "fees",
-    "open_interest",
-    "rounds",
+    "net_worth",
+    "credit_loss",
+    "redemption",
     "cash_residual",
     "quantity_residual",
+    "coins_residual",
 )
+PER_STEP = BY_POOL_AND_ASSET + BY_POOL + COUNTS + LEVELS
 
 
-def run(system: dict, accounts: dict, path: dict, max_rounds: int) -> dict:
-    """Play the path and return what happened.
+def run(system: dict, book: dict, path: dict, max_rounds: int) -> dict:
+    """Play the path and return what happened: every name of `PER_STEP` stacked over the steps, and the closing `state`.
 
-    system:   n_pools, n_assets, tiers[v][a] = (floors, rates), maintenance_multiplier (V,A);
-              per pool: restore, target_health, liquidation_fee, taker_fee, capacity, insurance_fund;
-              per asset: reference_price, depth, impact_exponent, permanent_share, transient_decay, volatility_decay, reference_variance,
-              depth_volatility_exponent, depth_floor.
-    accounts: pool (N,), equity_at_reference (N,), quantity (N,A).
-    path:     log_return (T,A), depth_factor (T,A).
+    system: n_pools, n_assets, tiers[v][a] = (floors, rates), maintenance_multiplier (V,A); rule[v] one of full, restore, stepwise, close_factor;
+            waterfall[v] a list of insurance_fund, shared_funds, adl, socialise; impact with the form of each asset by name; arrays by pool and asset as
+            the engine names them; optional mechanisms as dicts under the engine's names, left out or None when there is none.
+    book:   pool (N,), equity_at_reference (N,), quantity (N,A), optional collateral (N,A), entry (N,A), portfolio (N,) bool; optional loans with
+            pool, supply, debt, cash; optional links [(owner, "perps" or "loans", number)].
+    path:   log_price (T,A), depth_factor (T,A), optional mark_offset (T,V,A), outage (T,V), premium (T,V,A).
     """
     rules = read_system(system)
-    state = opening_state(rules, accounts)
-    returns = np.asarray(path["log_return"], dtype=float)
-    factors = np.asarray(path["depth_factor"], dtype=float)
-    records = [play_step(rules, state, returns[t], factors[t], max_rounds) for t in range(len(returns))]
+    state = opening_state(rules, book)
+    steps = len(path["log_price"])
+    records = [play_step(rules, state, read_path(rules, path, t), max_rounds) for t in range(steps)]
     result = {name: np.array([record[name] for record in records]) for name in PER_STEP}
-    result["equity_at_reference"] = state["W"]
-    result["quantity"] = state["q"]
-    result["maker_quantity"] = state["maker_q"]
-    result["maker_cash"] = state["maker_w"]
+    result["state"] = state
+    result["equity_at_reference"] = np.array([account.W for account in state.perps])
+    result["quantity"] = np.array([account.q for account in state.perps]).reshape(-1, rules.A)
     return result
 
 
 # Setting up
 
 
-def read_system(system: dict) -> dict:
-    """The system as float arrays, with the deductions of every tier schedule worked out once."""
-    names = (
-        "reference_price",
-        "depth",
-        "impact_exponent",
-        "permanent_share",
-        "transient_decay",
-        "volatility_decay",
-        "reference_variance",
-        "depth_volatility_exponent",
-        "depth_floor",
-        "maintenance_multiplier",
-        "target_health",
-        "liquidation_fee",
-        "taker_fee",
-        "capacity",
-        "insurance_fund",
-    )
-    rules = {name: np.array(system[name], dtype=float) for name in names}
-    rules["V"] = int(system["n_pools"])
-    rules["A"] = int(system["n_assets"])
-    rules["restore"] = [bool(flag) for flag in system["restore"]]
-    rules["fee"] = rules["liquidation_fee"] + rules["taker_fee"]
-    rules["tiers"] = [[schedule(*system["tiers"][v][a]) for a in range(rules["A"])] for v in range(rules["V"])]
+def read_system(system: dict):
+    """The system with every optional part present: what is missing is None or without effect."""
+    rules = SimpleNamespace(**{name: copy.deepcopy(value) for name, value in system.items()})
+    V, A = rules.V, rules.A = int(system["n_pools"]), int(system["n_assets"])
+    rules.tiers = [[schedule(*system["tiers"][v][a]) for a in range(A)] for v in range(V)]
+    for name in ("size_scale", "interest_scale", "portfolio", "queue", "auctions", "venues", "makers", "marks", "funding", "lending", "credit", "owners"):
+        if not hasattr(rules, name):
+            setattr(rules, name, None)
+    rules.inverse = np.array(system["inverse"]) if system.get("inverse") is not None else np.zeros((V, A), bool)
+    rules.haircut = np.array(system["haircut"]) if system.get("haircut") is not None else np.zeros((V, A))
+    rules.fund_group = list(system["fund_group"]) if system.get("fund_group") is not None else [-1] * V
+    rules.socialise_by = system.get("socialise_by") or ["gains"] * V
+    rules.market = list(system["market"]) if system.get("market") is not None else list(range(A))
+    receipts = system.get("receipts")
+    rules.receipt_pool = list(receipts["pool"]) if receipts else [-1] * A
+    rules.receipt_haircut = receipts["run_haircut"] if receipts else np.zeros(A)
+    rules.lends = [bool(rules.lending is not None and rules.lending["pool"][v]) for v in range(V)]
+    shut = system.get("shut", ())
+    for channel in ("price", "owners", "receipts", "credit"):
+        setattr(rules, "open_" + channel, channel not in shut)
     return rules
 
 
-def schedule(floors, rates) -> list:
-    """Tiers as (floor, rate, deduction), each deduction following from the one before."""
-    tiers = []
-    previous_rate = 0.0
-    deduction = 0.0
-    for floor, rate in zip(floors, rates, strict=True):
-        deduction = deduction + float(floor) * (float(rate) - previous_rate)
-        previous_rate = float(rate)
-        tiers.append((float(floor), float(rate), deduction))
-    return tiers
-
-
-def opening_state(rules: dict, accounts: dict) -> dict:
+def opening_state(system, book: dict):
     """Everything that changes as the path is played; the caller's arrays are copied, never written to."""
-    V, A = rules["V"], rules["A"]
-    state = {
-        "pool": [int(v) for v in accounts["pool"]],
-        "W": np.array(accounts["equity_at_reference"], dtype=float).reshape(-1),
-        "q": np.array(accounts["quantity"], dtype=float).reshape(-1, A),
-        "maker_q": np.zeros((V, A)),
-        "maker_w": np.zeros(V),
-        "fund": rules["insurance_fund"].copy(),
-        "treasury": np.zeros(V),
-        "bad_debt": np.zeros(V),
-        "f": np.zeros(A),
-        "g": np.zeros(A),
-        "h": np.zeros(A),
-        "s2": rules["reference_variance"].copy(),
-        "y": np.zeros(A),
-    }
-    state["ever_closed"] = [False] * len(state["pool"])
+    V, A = system.V, system.A
+    state = SimpleNamespace(
+        maker_quantity=np.zeros((V, A)),
+        maker_cash=np.zeros((V, A)),
+        maker_coins=np.zeros((V, A)),
+        fund=np.array(system.insurance_fund, float),
+        treasury=np.zeros(V),
+        bad_debt=np.zeros(V),
+        liquidators=np.zeros(V),
+        written_off=np.zeros((V, A)),
+        written_off_cash=np.zeros(V),
+        reserves=np.zeros((V, A)),
+        supply_index=np.ones((V, A)),
+        borrow_index=np.ones((V, A)),
+        deposits=np.array(system.lending["deposits"], float) if system.lending is not None else np.zeros((V, A)),
+        f=np.zeros(A),
+        g=np.zeros(A),
+        h=np.zeros(A),
+        y=np.zeros(A),
+        s2=np.array(system.reference_variance, float),
+        thinning=np.ones(A),
+        basis=np.zeros((V, A)),
+        arb_quantity=np.zeros((V, A)),
+        arb_cash=np.zeros((V, A)),
+        common_quantity=np.zeros(A),
+        common_cash=np.zeros(A),
+        mark_history=[],
+        mark_average=np.zeros((V, A)),
+        pushed=np.zeros((V, A)),
+        mark_age=np.zeros((V, A), int),
+        funding_index=np.zeros((V, A)),
+        premiums=[[[] for _ in range(A)] for _ in range(V)],
+        redemption=np.ones(A),
+        credit_loss=np.zeros(V),
+        net_worth=np.zeros(V),
+        perps=[],
+        loans=[],
+    )
+    count = len(book["pool"])
+    for i in range(count):
+        state.perps.append(
+            SimpleNamespace(
+                pool=int(book["pool"][i]),
+                W=float(book["equity_at_reference"][i]),
+                q=[float(x) for x in book["quantity"][i]],
+                k=[float(x) for x in book["collateral"][i]] if "collateral" in book else [0.0] * A,
+                entry=[float(x) for x in (book["entry"][i] if "entry" in book else system.reference_price)],
+                portfolio=bool(book["portfolio"][i]) if "portfolio" in book else False,
+                age=0,
+                touched=False,
+            )
+        )
+    loans = book.get("loans") or {"pool": []}
+    for i in range(len(loans["pool"])):
+        state.loans.append(
+            SimpleNamespace(
+                pool=int(loans["pool"][i]),
+                supply=[float(x) for x in loans["supply"][i]],
+                debt=[float(x) for x in loans["debt"][i]],
+                cash=float(loans["cash"][i]),
+                age=0,
+                touched=False,
+            )
+        )
+    state.links = [(owner, getattr(state, kind)[number]) for owner, kind, number in book.get("links", ())]
     for v in range(V):
         for a in range(A):
-            state["maker_q"][v, a] = -math.fsum(state["q"][i, a] for i in members(state, v))
+            state.maker_quantity[v, a] = -math.fsum(account.q[a] for account in state.perps if account.pool == v)
+    state.maker_opening = state.maker_quantity.copy()
     return state
 
 
-def members(state: dict, v: int) -> list:
-    return [i for i, pool in enumerate(state["pool"]) if pool == v]
+def read_path(system, path: dict, t: int):
+    V, A = system.V, system.A
+
+    def optional(name, default):
+        return np.array(path[name][t]) if path.get(name) is not None else default
+
+    return SimpleNamespace(
+        log_price=np.array(path["log_price"][t], float),
+        depth_factor=np.array(path["depth_factor"][t], float),
+        mark_offset=optional("mark_offset", np.zeros((V, A))),
+        outage=optional("outage", np.zeros(V, bool)),
+        premium=optional("premium", np.zeros((V, A))),
+    )
 
 
-# Margin
-
-
-def tier_margin(tiers: list, notional: float) -> float:
-    """Maintenance margin of one notional: the last tier whose floor it reaches decides."""
-    _, rate, deduction = tiers[0]
-    for floor, tier_rate, tier_deduction in tiers:
-        if notional >= floor:
-            rate, deduction = tier_rate, tier_deduction
-    return rate * notional - deduction
-
-
-def maintenance(rules: dict, v: int, notionals) -> float:
-    total = 0.0
-    for a in range(rules["A"]):
-        total += rules["maintenance_multiplier"][v, a] * tier_margin(rules["tiers"][v][a], float(notionals[a]))
-    return total
-
-
-def equity(rules: dict, state: dict, i: int, price) -> float:
-    total = float(state["W"][i])
-    for a in range(rules["A"]):
-        total += state["q"][i, a] * (price[a] - rules["reference_price"][a])
-    return total
-
-
-def close_fraction(rules: dict, v: int, account_equity: float, notionals) -> float:
-    """How much of itself an under-margined account asks to close."""
-    if not rules["restore"][v]:
-        return 1.0
-    fee = rules["fee"][v]
-    gross = sum(notionals)
-    if account_equity < fee * gross:
-        return 1.0
-
-    def surplus(phi):
-        rest = [(1.0 - phi) * n for n in notionals]
-        return account_equity - fee * phi * gross - rules["target_health"][v] * maintenance(rules, v, rest)
-
-    return first_nonnegative(surplus, bends(rules["tiers"][v], notionals))
-
-
-def bends(asset_tiers: list, notionals) -> list:
-    """Every fraction at which some position, shrinking, comes down to the floor of a tier; both ends included."""
-    points = {0.0, 1.0}
-    for tiers, notional in zip(asset_tiers, notionals, strict=True):
-        for floor, _, _ in tiers:
-            if 0.0 < floor < notional:
-                points.add(1.0 - floor / notional)
-    return sorted(points)
-
-
-def first_nonnegative(function, points: list) -> float:
-    """The smallest argument at which a function, linear between the points, is not negative; the last point if there is none."""
-    left = points[0]
-    low = function(left)
-    if low >= 0.0:
-        return left
-    for right in points[1:]:
-        high = function(right)
-        if high >= 0.0:
-            crossing = left + (right - left) * (-low / (high - low))
-            return min(max(crossing, left), right)
-        left, low = right, high
-    return points[-1]
-
-
-# The market
-
-
-def log_price(state: dict):
-    return state["f"] + state["g"] + state["h"]
-
-
-def mark_price(rules: dict, state: dict):
-    return rules["reference_price"] * np.exp(log_price(state))
-
-
-def open_market(rules: dict, state: dict, log_return, depth_factor):
-    """Shock, recovery, volatility; returns the depth of the step."""
-    depth = np.zeros(rules["A"])
-    for a in range(rules["A"]):
-        state["f"][a] += log_return[a]
-        state["h"][a] *= rules["transient_decay"][a]
-        x = state["f"][a] + state["g"][a] + state["h"][a]
-        move = x - state["y"][a]
-        state["y"][a] = x
-        lam = rules["volatility_decay"][a]
-        state["s2"][a] = lam * state["s2"][a] + (1.0 - lam) * move**2
-        depth[a] = rules["depth"][a] * depth_factor[a] * calm(rules, a, state["s2"][a])
-    return depth
-
-
-def calm(rules: dict, a: int, variance: float) -> float:
-    """The share of its usual depth that a market keeps at this variance; a market that does not move keeps all of it."""
-    kappa = rules["depth_volatility_exponent"][a]
-    if variance <= 0.0:
-        return 1.0
-    ratio = math.sqrt(rules["reference_variance"][a]) / math.sqrt(variance)
-    return min(max(ratio**kappa, rules["depth_floor"][a]), 1.0)
-
-
-def impact(flow: float, depth: float, exponent: float) -> float:
-    if flow == 0.0:
-        return 0.0
-    return math.copysign(0.01 * (abs(flow) / depth) ** exponent, flow)
-
-
-def push_price(rules: dict, state: dict, depth, flow_so_far, flow) -> None:
-    """Move the log price by what this flow adds to the flow already seen in the step."""
-    for a in range(rules["A"]):
-        before = impact(flow_so_far[a], depth[a], rules["impact_exponent"][a])
-        flow_so_far[a] += flow[a]
-        move = impact(flow_so_far[a], depth[a], rules["impact_exponent"][a]) - before
-        state["g"][a] += rules["permanent_share"][a] * move
-        state["h"][a] += (1.0 - rules["permanent_share"][a]) * move
-
-
-# One round
-
-
-def find_demands(rules: dict, state: dict, price) -> dict:
-    """Account number -> (fraction asked for, gross notional), for the under-margined."""
-    demands = {}
-    for i, v in enumerate(state["pool"]):
-        notionals = [abs(float(state["q"][i, a])) * float(price[a]) for a in range(rules["A"])]
-        own = equity(rules, state, i, price)
-        if not own >= maintenance(rules, v, notionals):
-            demands[i] = (close_fraction(rules, v, own, notionals), sum(notionals))
-    return demands
-
-
-def ration(rules: dict, state: dict, demands: dict, capacity_left) -> dict:
-    """Account number -> fraction granted; takes what is used off the capacity left."""
-    wanted = np.zeros(rules["V"])
-    for i, (phi, gross) in demands.items():
-        wanted[state["pool"][i]] += phi * gross
-    share = np.ones(rules["V"])
-    for v in range(rules["V"]):
-        if wanted[v] > 0.0:
-            share[v] = min(1.0, capacity_left[v] / wanted[v])
-            capacity_left[v] = max(0.0, capacity_left[v] - wanted[v])
-    return {i: share[state["pool"][i]] * phi for i, (phi, _) in demands.items()}
-
-
-def net_flow(rules: dict, state: dict, granted: dict, price):
-    flow = np.zeros(rules["A"])
-    for i, psi in granted.items():
-        for a in range(rules["A"]):
-            flow[a] -= psi * state["q"][i, a] * price[a]
-    return flow
-
-
-def fill(rules: dict, state: dict, i: int, psi: float, execution, tally: dict) -> float:
-    """Close a fraction of one account against the makers of its pool; returns the USD traded."""
-    v = state["pool"][i]
-    traded = 0.0
-    for a in range(rules["A"]):
-        coins = psi * state["q"][i, a]
-        gain = coins * (execution[a] - rules["reference_price"][a])
-        state["W"][i] += gain
-        state["q"][i, a] = (1.0 - psi) * state["q"][i, a]
-        state["maker_q"][v, a] += coins
-        state["maker_w"][v] -= gain
-        side = "closed_long" if coins > 0.0 else "closed_short"
-        tally[side][v, a] += abs(coins)
-        tally[side + "_usd"][v, a] += abs(coins) * execution[a]
-        traded += abs(coins) * execution[a]
-        if coins != 0.0 and not state["ever_closed"][i]:
-            state["ever_closed"][i] = True
-            tally["newly_liquidated"][v] += 1
-    return traded
-
-
-def charge(rules: dict, state: dict, i: int, traded: float, new_price, tally: dict) -> None:
-    """Take the fee that the account can still pay and hand it to the fund and the treasury."""
-    v = state["pool"][i]
-    rate = rules["fee"][v]
-    if rate == 0.0:
-        return
-    paid = max(0.0, min(rate * traded, equity(rules, state, i, new_price)))
-    state["W"][i] -= paid
-    state["fund"][v] += paid * (rules["liquidation_fee"][v] / rate)
-    state["treasury"][v] += paid * (rules["taker_fee"][v] / rate)
-    tally["fees"][v] += paid
-
-
-def shortfall(rules: dict, state: dict, i: int, psi: float, execution) -> float:
-    """What the closed share of an account owes that would end below zero if it were closed altogether at the fill prices."""
-    left = state["W"][i]
-    for a in range(rules["A"]):
-        left += state["q"][i, a] * (execution[a] - rules["reference_price"][a])
-    return -psi * left if left < 0.0 else 0.0
-
-
-def meet(rules: dict, state: dict, owed, tally: dict) -> None:
-    """Pay the round's deficits: the fund first, then bad debt."""
-    for v in range(rules["V"]):
-        draw = max(0.0, min(owed[v], state["fund"][v]))
-        state["fund"][v] -= draw
-        state["bad_debt"][v] += owed[v] - draw
-        tally["deficit"][v] += owed[v]
-        tally["fund_draw"][v] += draw
-
-
-def play_round(rules: dict, state: dict, depth, flow_so_far, capacity_left, tally: dict) -> tuple[int, bool]:
-    """One round of liquidations; tells how many were under-margined, and whether a pool of theirs has capacity left."""
-    price = mark_price(rules, state)
-    demands = find_demands(rules, state, price)
-    if not demands:
-        return 0, False
-    for i in demands:
-        tally["triggered"][state["pool"][i]] += 1
-    granted = ration(rules, state, demands, capacity_left)
-    push_price(rules, state, depth, flow_so_far, net_flow(rules, state, granted, price))
-    new_price = mark_price(rules, state)
-    execution = (price + new_price) / 2.0
-    owed = np.zeros(rules["V"])
-    for i, psi in granted.items():
-        short = shortfall(rules, state, i, psi, execution)
-        traded = fill(rules, state, i, psi, execution, tally)
-        state["W"][i] += short
-        owed[state["pool"][i]] += short
-        charge(rules, state, i, traded, new_price, tally)
-    meet(rules, state, owed, tally)
-    return len(demands), any(capacity_left[state["pool"][i]] > 0.0 for i in demands)
+def empty_tally(system):
+    V, A = system.V, system.A
+    tally = {name: np.zeros((V, A)) for name in BY_POOL_AND_ASSET}
+    tally.update({name: np.zeros(V) for name in BY_POOL})
+    tally.update({name: np.zeros(V, int) for name in COUNTS})
+    return SimpleNamespace(**tally)
 
 
 # One step
 
 
-def empty_tally(rules: dict) -> dict:
-    V, A = rules["V"], rules["A"]
-    tally = {name: np.zeros((V, A)) for name in ("closed_long", "closed_short", "closed_long_usd", "closed_short_usd")}
-    tally.update({name: np.zeros(V) for name in ("deficit", "fund_draw", "fees")})
-    tally.update({name: np.zeros(V, dtype=int) for name in ("triggered", "newly_liquidated")})
-    return tally
+def play_step(system, state, now, max_rounds: int) -> dict:
+    cash_before, contracts_before, coins_before = ledgers(system, state)
+    tally = empty_tally(system)
+    state.mark_offset, state.outage, state.premium = now.mark_offset, now.outage, now.premium
+    state.tokens_sold = np.zeros(system.A)
+    prices.open_market(system, state, now.log_price, now.depth_factor)
+    state.multiplier = requirement_multipliers(system, state)
+    state.threshold = thresholds(system)
+    prices.arbitrage(system, state)
+    prices.open_marks(system, state)
+    longs, shorts = sides(system, state)
+    index_before = state.funding_index.copy()
+    funding_rate = prices.accrue_funding(system, state, longs, shorts)
+    for v in range(system.V):
+        for a in range(system.A):
+            if not system.inverse[v, a]:
+                paid = state.funding_index[v, a] - index_before[v, a]
+                tally.funding_paid[v] += paid * longs[v, a] if paid > 0.0 else -paid * shorts[v, a]
+    borrow_rate = lending.accrue_interest(system, state)
+    settle.margin_calls(system, state, prices.mark_prices(system, state), tally)
+    count_age(system, state)
 
-
-def play_step(rules: dict, state: dict, log_return, depth_factor, max_rounds: int) -> dict:
-    cash_before, coins_before = ledgers(rules, state)
-    tally = empty_tally(rules)
-    depth = open_market(rules, state, log_return, depth_factor)
-    flow_so_far = np.zeros(rules["A"])
-    capacity_left = rules["capacity"].copy()
-    rounds, more = 0, True
+    capacity = np.where(now.outage, 0.0, np.array(system.capacity, float))
+    rounds = 0
     for _ in range(max_rounds):
-        if more:
-            demands, more = play_round(rules, state, depth, flow_so_far, capacity_left, tally)
-            rounds += demands > 0
-    cash_after, coins_after = ledgers(rules, state)
-    price = mark_price(rules, state)
+        somebody, more = play_round(system, state, capacity, tally)
+        rounds += somebody
+        if not more:
+            break
+    price, venue, mark = prices.common_prices(system, state), prices.venue_prices(system, state), prices.mark_prices(system, state)
+    settle.clear(system, state, state.tokens_sold)  # what is found here is felt in the next step
+
+    cash_after, contracts_after, coins_after = ledgers(system, state)
+    longs, shorts = sides(system, state)
+    supplied, borrowed = lending.totals(system, state)
     return {
-        **tally,
+        **vars(tally),
         "rounds": rounds,
         "price": price,
-        "exogenous_price": rules["reference_price"] * np.exp(state["f"]),
-        "depth": depth,
-        "variance": state["s2"].copy(),
-        "insurance_fund": state["fund"].copy(),
-        "treasury": state["treasury"].copy(),
-        "bad_debt": state["bad_debt"].copy(),
-        "open_interest": open_interest(rules, state, price),
-        "cash_residual": cash_after - cash_before,
-        "quantity_residual": coins_after - coins_before,
+        "exogenous_price": system.reference_price * np.exp(state.f),
+        "mark": mark,
+        "venue_price": venue,
+        "depth": system.impact["depth"] * state.thinning,
+        "variance": state.s2.copy(),
+        "open_interest": np.maximum(longs, shorts) * np.where(system.inverse, 1.0, price[None, :]),
+        "funding_rate": funding_rate,
+        "supplied": supplied * price[None, :],
+        "borrowed": borrowed * price[None, :],
+        "borrow_rate": borrow_rate,
+        "insurance_fund": state.fund.copy(),
+        "treasury": state.treasury.copy(),
+        "bad_debt": state.bad_debt.copy(),
+        "net_worth": state.net_worth.copy(),
+        "credit_loss": state.credit_loss.copy(),
+        "redemption": state.redemption.copy(),
+        "cash_residual": cash_after - cash_before - tally.margin_calls - tally.shared_in,
+        "quantity_residual": contracts_after - contracts_before,
+        "coins_residual": coins_after - coins_before,
     }
 
 
-def ledgers(rules: dict, state: dict):
-    """All the cash of each pool and all the coins of each pool and asset, each added up afresh from every ledger; neither may change."""
-    cash = np.zeros(rules["V"])
-    coins = np.zeros((rules["V"], rules["A"]))
-    for v in range(rules["V"]):
-        own = members(state, v)
-        others = [state["maker_w"][v], state["fund"][v], state["treasury"][v], -state["bad_debt"][v]]
-        cash[v] = math.fsum([state["W"][i] for i in own] + others)
-        for a in range(rules["A"]):
-            coins[v, a] = math.fsum([state["q"][i, a] for i in own] + [state["maker_q"][v, a]])
-    return cash, coins
-
-
-def open_interest(rules: dict, state: dict, price):
-    result = np.zeros((rules["V"], rules["A"]))
-    for v in range(rules["V"]):
-        for a in range(rules["A"]):
-            held = [float(state["q"][i, a]) for i in members(state, v)]
-            longs = math.fsum(max(coins, 0.0) for coins in held)
-            shorts = math.fsum(max(-coins, 0.0) for coins in held)
-            result[v, a] = max(longs, shorts) * price[a]
+def requirement_multipliers(system, state):
+    """The policy's multiplier times what open interest adds to the requirement."""
+    result = np.array(system.maintenance_multiplier, float)
+    scale = system.interest_scale
+    if scale is None:
+        return result
+    longs, shorts = sides(system, state)
+    price = prices.common_prices(system, state)
+    for v in range(system.V):
+        for a in range(system.A):
+            base, lower, upper = scale["base"][v, a], scale["lower"][v, a], scale["upper"][v, a]
+            if math.isinf(upper):
+                continue
+            interest = max(longs[v, a], shorts[v, a]) * (1.0 if system.inverse[v, a] else price[a])
+            part = min(max((interest - lower) / (upper - lower), 0.0), 1.0)
+            result[v, a] *= (base + (1.0 - base) * part) / base
     return result
+
+
+def thresholds(system):
+    """Liquidation thresholds in force under the policy."""
+    if system.lending is None:
+        return None
+    original = system.lending["rules"]["liquidation_threshold"]
+    return np.maximum(0.0, 1.0 - np.array(system.maintenance_multiplier, float) * (1.0 - original))
+
+
+def under_margin(system, state, account, mark) -> bool:
+    if hasattr(account, "W"):
+        return not margin_equity(system, state, account, mark) >= maintenance(system, state, account, mark)
+    weighted, debt = lending.health(system, state, account, mark)
+    return not weighted >= debt
+
+
+def count_age(system, state) -> None:
+    mark = prices.mark_prices(system, state)
+    for account in state.perps + state.loans:
+        account.age = account.age + 1 if under_margin(system, state, account, mark) else 0
+
+
+# One round
+
+
+def play_round(system, state, capacity, tally) -> tuple[bool, bool]:
+    """One round of liquidations; tells whether anybody was under margin, and whether another round can do something."""
+    mark, venue = prices.mark_prices(system, state), prices.venue_prices(system, state)
+    asked, planned, triggered, waiting = find_demands(system, state, mark, venue)
+    for v in range(system.V):
+        tally.triggered[v] += triggered[v]
+        tally.waiting[v] += waiting[v]
+    if not asked and not planned:
+        return sum(triggered) > 0, False
+    granted, loan_share = ration(system, state, asked, planned, capacity, mark)
+    sold = {n: coins_to_sell(system, state, state.perps[n], venue) for n in granted}
+    taken_over = deleverage(system, state, granted, sold, planned, loan_share, mark, venue, tally)
+    assumed = taken_over.assumed
+
+    bought = round_flow(system, state, granted, sold, assumed, planned, loan_share)
+    count_tokens(system, state, bought, venue)
+    prices.trade(system, state, bought)
+    after = prices.venue_prices(system, state)
+    fill = prices.fill_prices(system, venue, after)
+
+    owed = settle.no_deficits(system)
+    for n, psi in granted.items():
+        close_perp(system, state, n, psi, asked[n], sold[n], assumed.get(n), fill, after, mark, tally, owed)
+    for n, todo in planned.items():
+        lending.execute(system, state, state.loans[n], todo, loan_share[state.loans[n].pool], fill, mark, tally, owed)
+    saved = np.array(taken_over.saved)
+    tally.adl_usd += saved
+    tally.deficit += saved
+    settle.waterfall(system, state, owed, mark, tally)
+    prices.refresh_marks(system, state)
+    pools = [state.perps[n].pool for n in asked] + [state.loans[n].pool for n in planned]
+    return True, any(capacity[v] > 0.0 for v in pools)
+
+
+def find_demands(system, state, mark, venue):
+    """Perp account number -> share asked for; loan number -> plan; both leave out who waits, and how many were under margin and wait."""
+    triggered, waiting = [0] * system.V, [0] * system.V
+    asked, planned = {}, {}
+    for n, account in enumerate(state.perps):
+        if under_margin(system, state, account, mark):
+            triggered[account.pool] += 1
+            if nobody_bids(system, account, mark, venue):
+                waiting[account.pool] += 1
+            else:
+                asked[n] = close_fraction(system, state, account, mark)
+    for n, loan in enumerate(state.loans):
+        if under_margin(system, state, loan, mark):
+            triggered[loan.pool] += 1
+            todo = lending.plan(system, state, loan, mark, venue)
+            if todo.acts:
+                planned[n] = todo
+            else:
+                waiting[loan.pool] += 1
+    return asked, planned, triggered, waiting
+
+
+def ration(system, state, asked: dict, planned: dict, capacity, mark):
+    """Share granted by perp account number, and the share every loan of a pool gets; takes what is used off the capacity left."""
+    wanted = np.zeros(system.V)
+    gross = {n: sum(notionals(system, state.perps[n], mark)) for n in asked}
+    for n, phi in asked.items():
+        wanted[state.perps[n].pool] += phi * gross[n]
+    for n, todo in planned.items():
+        wanted[state.loans[n].pool] += todo.demand
+    share = [min(1.0, capacity[v] / wanted[v]) if wanted[v] > 0.0 else 1.0 for v in range(system.V)]
+    granted = {}
+    for v in range(system.V):
+        mine = [n for n in asked if state.perps[n].pool == v]
+        order = system.queue[v] if system.queue is not None else "pro_rata"
+        if order == "pro_rata":
+            granted.update({n: share[v] * asked[n] for n in mine})
+        else:
+            granted.update(serve(system, state, mine, order, asked, gross, capacity[v], mark))
+        capacity[v] = max(0.0, capacity[v] - wanted[v])
+    return {n: granted[n] for n in asked}, share
+
+
+def serve(system, state, mine: list, order: str, asked: dict, gross: dict, left: float, mark) -> dict:
+    """One by one until nothing is left."""
+
+    def key(n):
+        account = state.perps[n]
+        if order == "first_in":
+            return -account.age
+        required = maintenance(system, state, account, mark)
+        own = margin_equity(system, state, account, mark)
+        return own / required if required > 0.0 else -math.inf
+
+    granted = {}
+    for n in sorted(mine, key=key):
+        demand = asked[n] * gross[n]
+        part = 1.0 if demand <= left else left / demand
+        granted[n] = part * asked[n]
+        left = max(0.0, left - demand)
+    return granted
+
+
+def round_flow(system, state, granted, sold, assumed, planned, loan_share):
+    """(V, A) coins bought in the market, negative when sold. The face of an inverse contract is among the coins sold."""
+    bought = np.zeros((system.V, system.A))
+    for n, psi in granted.items():
+        account = state.perps[n]
+        for a in range(system.A):
+            if not system.inverse[account.pool, a]:
+                part = assumed[n][a][0] if n in assumed else 0.0
+                bought[account.pool, a] -= psi * (1.0 - part) * account.q[a]
+            bought[account.pool, a] -= psi * sold[n][a]
+    for n, todo in planned.items():
+        v = state.loans[n].pool
+        for a in range(system.A):
+            bought[v, a] -= loan_share[v] * ((1.0 - todo.fee[a]) * todo.seized[a] - todo.repaid[a])
+    return bought
+
+
+def count_tokens(system, state, bought, venue) -> None:
+    for a in range(system.A):
+        if system.receipt_pool[a] >= 0:
+            state.tokens_sold[a] += sum(-bought[v, a] * venue[v, a] for v in range(system.V))
+
+
+def deleverage(system, state, granted, sold, planned, loan_share, mark, venue, tally):
+    """A tentative fill with everything in the market shows who is bankrupt; their winners are closed."""
+    nobody = SimpleNamespace(assumed={}, saved=[0.0] * system.V)
+    if not any(adl.has_adl(system, v) for v in range(system.V)):
+        return nobody
+    trial = copy.deepcopy(state)
+    prices.trade(system, trial, round_flow(system, state, granted, sold, {}, planned, loan_share))
+    tentative = prices.fill_prices(system, venue, prices.venue_prices(system, trial))
+    return adl.deleverage(system, state, granted, sold, mark, venue, tentative, tally)
+
+
+def close_perp(system, state, n: int, psi: float, phi: float, sold, assumed, fill, after, mark, tally, owed) -> None:
+    """Close a share of one account, settle what it cannot pay, and charge it."""
+    account = state.perps[n]
+    v = account.pool
+    gross = sum(notionals(system, account, fill))
+    worth = account.W
+    change = 0.0
+    for a in range(system.A):
+        part, price = assumed[a] if assumed else (0.0, 0.0)
+        if not system.inverse[v, a]:
+            at_market = prices.gain(system, state, v, a, fill[v, a])
+            at_bankruptcy = prices.gain(system, state, v, a, price) if part > 0.0 else 0.0
+            earned = account.q[a] * ((1.0 - part) * at_market + part * at_bankruptcy)
+            worth += earned
+            change += psi * earned
+            state.maker_cash[v, a] -= psi * (1.0 - part) * account.q[a] * at_market
+        worth += account.k[a] * (fill[v, a] - system.reference_price[a])
+        change += psi * sold[a] * (fill[v, a] - system.reference_price[a])
+        state.maker_cash[v, a] -= psi * sold[a] * (fill[v, a] - system.reference_price[a])
+        state.maker_coins[v, a] += psi * sold[a]
+        state.maker_quantity[v, a] += psi * (1.0 - part) * account.q[a]
+        count_closed(system, account, a, psi, sold[a], fill, tally)
+    if psi * (gross + sum(abs(x) for x in sold)) > 0.0 and not account.touched:
+        account.touched = True
+        tally.newly_liquidated[v] += 1
+    account.W += change
+    for a in range(system.A):
+        account.q[a] = (1.0 - psi) * account.q[a]
+        account.k[a] -= psi * sold[a]
+    if worth < 0.0:
+        account.W += -psi * worth
+        owed.usd[v] += -psi * worth
+
+    traded = psi * gross
+    taker = system.taker_fee[v] * traded
+    to_liquidator = (system.liquidator_fee[v] + auction_discount(system, account)) * traded
+    to_fund = system.liquidation_fee[v] * traded
+    if system.takeover[v] and phi == 1.0:
+        to_fund = max(0.0, psi * max(worth, 0.0) - taker - to_liquidator)
+    due = taker + to_liquidator + to_fund
+    if due > 0.0:
+        paid = min(max(equity(system, state, account, after), 0.0), due)
+        account.W -= paid
+        state.treasury[v] += paid * taker / due
+        state.liquidators[v] += paid * to_liquidator / due
+        state.fund[v] += paid * to_fund / due
+        tally.fees[v] += paid
+
+
+def count_closed(system, account, a: int, psi: float, sold: float, fill, tally) -> None:
+    v = account.pool
+    posted = sold
+    if not system.inverse[v, a]:
+        side = "closed_long" if account.q[a] > 0.0 else "closed_short"
+        getattr(tally, side)[v, a] += psi * abs(account.q[a])
+        getattr(tally, side + "_usd")[v, a] += psi * abs(account.q[a]) * fill[v, a]
+    side = "closed_long" if posted > 0.0 else "closed_short"
+    getattr(tally, side)[v, a] += psi * abs(posted)
+    getattr(tally, side + "_usd")[v, a] += psi * abs(posted) * fill[v, a]
+
+
+# What must not change
+
+
+def ledgers(system, state):
+    """All the cash of each pool, and all contracts and coins of each pool and asset, added up afresh from every ledger."""
+    V, A = system.V, system.A
+    cash, contracts, coins = np.zeros(V), np.zeros((V, A)), np.zeros((V, A))
+    for v in range(V):
+        own = [account for account in state.perps if account.pool == v]
+        parts = [account.W for account in own] + [loan.cash for loan in state.loans if loan.pool == v]
+        parts += [state.fund[v], state.treasury[v], state.liquidators[v], *state.maker_cash[v], *state.arb_cash[v]]
+        if system.lends[v]:
+            # lenders' coins are not in anybody's cash: makers have paid the whole price for theirs
+            parts += [-state.written_off_cash[v], *(-state.maker_coins[v] * system.reference_price)]
+        else:
+            parts.append(-state.bad_debt[v])
+        cash[v] = math.fsum(parts)
+        for a in range(A):
+            contracts[v, a] = math.fsum([account.q[a] for account in own] + [state.maker_quantity[v, a], state.arb_quantity[v, a]])
+            coins[v, a] = math.fsum([account.k[a] for account in own] + [state.maker_coins[v, a]])
+    if system.lending is not None:
+        supplied, borrowed = lending.totals(system, state)
+        for v in range(V):
+            if system.lends[v]:
+                coins[v] += supplied[v] - borrowed[v] + state.reserves[v] - state.written_off[v]
+    return cash, contracts, coins
+
+
+def sides(system, state):
+    """(V, A) held long and short by customers."""
+    longs, shorts = np.zeros((system.V, system.A)), np.zeros((system.V, system.A))
+    for account in state.perps:
+        for a in range(system.A):
+            longs[account.pool, a] += max(account.q[a], 0.0)
+            shorts[account.pool, a] += max(-account.q[a], 0.0)
+    return longs, shorts

@@ -1,0 +1,28 @@
+"""What all specifications share: strict tables, and numbers within bounds."""
+
+from itertools import pairwise
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from stresslev.config.tiers import Number
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+Whole = Annotated[int, Field(strict=True)]
+Positive = Annotated[Number, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[Number, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[Number, Field(ge=0, le=1, allow_inf_nan=False)]
+Yes = Annotated[bool, Field(strict=True)]
+
+
+class Spec(BaseModel):
+    """Frozen, and strict about unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def check_rising(minutes: tuple[float, ...]) -> None:
+    """Refuse a time axis that does not rise. Raises ValueError."""
+    for low, high in pairwise(minutes):
+        if high <= low:
+            raise ValueError(f"minutes must rise: {high:g} follows {low:g}")

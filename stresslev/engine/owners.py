@@ -1,0 +1,76 @@
+"""Owners with accounts in several pools: a margin call in one is met from what the others can spare, before anything is liquidated."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from stresslev.engine import loans as lending
+from stresslev.engine.blocks import column
+from stresslev.engine.health import Prices, assess, rules_for
+from stresslev.engine.loans import Loans
+from stresslev.engine.types import Accounts, Owners, System
+
+
+def _flat(x: Array, slot: Array) -> Array:
+    """(L, 1) the accounts at flat slots, each a block of its own."""
+    return column(x.reshape(-1)[slot])
+
+
+def _linked(population: Accounts | Loans, slot: Array) -> Accounts | Loans:
+    """The linked accounts of a population as blocks of one account."""
+    block = population.block_pool[slot // population.liquidated.shape[1]]
+    rows = replace(population, block_pool=jnp.zeros((), jnp.int32))
+    return replace(jax.tree.map(lambda x: x if x.ndim == 0 else _flat(x, slot), rows), block_pool=block)
+
+
+def _room(some: Accounts | Loans, system: System, multiplier: Array, prices: Prices, indices, owners: Owners) -> tuple[Array, Array]:
+    """(L,) USD that a called account needs to be back at `top_up`, and that a healthy one can spare above `keep`."""
+    if isinstance(some, Loans):
+        threshold, supply_index, borrow_index = indices
+        weighted, owed = lending.balance(some, threshold, supply_index, borrow_index, prices.mark)
+        under, have, required = ~(weighted >= owed), weighted, owed
+    else:
+        health = assess(some, rules_for(some, system, multiplier, prices))
+        under, have, required = health.under, health.margin_equity, health.required
+    need = jnp.where(under, jnp.maximum(owners.top_up * required - have, 0), 0)
+    spare = jnp.where(under, 0, jnp.maximum(have - owners.keep * required, 0))
+    return need[:, 0], spare[:, 0]
+
+
+def call_margin(
+    populations: tuple[Accounts | Loans, ...], system: System, multiplier: Array, prices: Prices, indices, open_share: Array
+) -> tuple[tuple[Accounts | Loans, ...], Array]:
+    """Move margin between accounts of one owner.
+
+    An owner's called accounts get what the other accounts spare, up to what they need; if that is too little, all get the same share of their need.
+    Accounts give in proportion to what they can spare. Money moves as USD: a lending account pays with USD it holds or borrows.
+
+    Args: `open_share` () 1 or 0: whether owners may do so.
+
+    Returns: populations, and USD that came into each pool (V,), adding up to zero.
+    """
+    owners = system.owners
+    rooms = [_room(_linked(p, slot), system, multiplier, prices, indices, owners) for p, slot in zip(populations, owners.slot, strict=True)]
+
+    def by_owner(values):
+        total = jnp.zeros_like(owners.nobody)
+        for v, who in zip(values, owners.owner, strict=True):
+            total = total.at[who].add(v)
+        return total
+
+    need, spare = by_owner([n for n, _ in rooms]), by_owner([s for _, s in rooms])
+    moved = open_share * jnp.minimum(need, spare)
+    per_need = moved / jnp.where(need > 0, need, jnp.ones_like(need))
+    per_spare = moved / jnp.where(spare > 0, spare, jnp.ones_like(spare))
+    inflow = jnp.zeros_like(system.insurance_fund)
+    after = []
+    for p, slot, who, (n, s) in zip(populations, owners.slot, owners.owner, rooms, strict=True):
+        change = n * per_need[who] - s * per_spare[who]
+        name = "cash" if isinstance(p, Loans) else "equity_at_reference"
+        old = getattr(p, name)
+        new = old.reshape(-1).at[slot].add(change, unique_indices=True).reshape(old.shape)
+        inflow = inflow.at[p.block_pool[slot // old.shape[1]]].add(change)
+        after.append(replace(p, **{name: new}))
+    return tuple(after), inflow

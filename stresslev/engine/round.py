@@ -1,0 +1,489 @@
+"""One round of liquidation: populations ask, pools ration, winners assume, the market moves, fills are settled, deficits go down the waterfall."""
+
+from dataclasses import dataclass, replace
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from stresslev.engine import accounts as perps
+from stresslev.engine import impact, venues, waterfall, winners
+from stresslev.engine import loans as lending
+from stresslev.engine import market as markets
+from stresslev.engine.accounts import Assumed, Bankrupt, Demand, Fills, Settlement
+from stresslev.engine.health import Prices, contract_gain
+from stresslev.engine.loans import LoanDemand, Loans, LoanSettlement
+from stresslev.engine.prices import Seen, common_log_price, prices
+from stresslev.engine.types import ADL, Accounts, Channels, Ledger, State, System
+from stresslev.engine.waterfall import Borne, WrittenOff
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Conditions:
+    """What holds for all rounds of a step."""
+
+    seen: Seen
+    multiplier: Array  # (V, A) of perp requirements
+    threshold: Array | None  # (V, A) liquidation thresholds in force
+    thinning: Array  # (A,) factor on depth
+    opening: Array  # (A,) log price at the opening of the step
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Flow:
+    """Net flow of the step so far, bought less sold, and what is left of the pools' capacity."""
+
+    usd: Array  # (V, A)
+    coins: Array  # (V, A)
+    arbitrage_usd: Array  # (A,) of arbitrageurs in the common market
+    arbitrage_coins: Array  # (A,)
+    capacity: Array  # (V,) USD
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Flows:
+    """What happened within one step. Levels are read off the state; these are the sums over the rounds of the step."""
+
+    triggered: Array  # (V,) int32 demands for closing (an account may ask in several rounds)
+    waiting: Array  # (V,) int32 demands that nobody took up at the price offered
+    newly_liquidated: Array  # (V,) int32 accounts touched for the first time
+    closed_long: Array  # (V, A) coins: longs closed, collateral sold or seized
+    closed_short: Array  # (V, A) coins: shorts closed, debt repaid
+    closed_long_usd: Array  # (V, A) USD at the fill price
+    closed_short_usd: Array  # (V, A) USD at the fill price
+    deleveraged: Array  # (V, A) coins of winners closed against the bankrupt, both sides
+    deficit: Array  # (V,) USD, with what auto-deleveraging saved
+    fund_draw: Array  # (V,) USD
+    adl_usd: Array  # (V,) USD of deficit that auto-deleveraging saved
+    socialised: Array  # (V,) USD
+    fees: Array  # (V,) USD paid by liquidated accounts
+    funding_paid: Array  # (V,) USD paid by those who pay
+    margin_calls: Array  # (V,) USD that owners moved into the pool
+    shared_in: Array  # (V,) USD that other pools' insurance funds paid, less what the pool's paid for others
+    cash_residual: Array  # (V,) USD, zero but for rounding
+    quantity_residual: Array  # (V, A) contracts, zero but for rounding
+    coins_residual: Array  # (V, A) coins, zero but for rounding
+    rounds: Array  # () int32 rounds in which somebody was under margin
+
+
+def no_flows(system: System) -> Flows:
+    """Nothing has happened."""
+    pools, assets = system.tier_floor.shape[:2]
+    dtype = system.reference_price.dtype
+    v, va, count = jnp.zeros((pools,), dtype), jnp.zeros((pools, assets), dtype), jnp.zeros((pools,), jnp.int32)
+    counts = ("triggered", "waiting", "newly_liquidated")
+    by_asset = ("closed_long", "closed_short", "closed_long_usd", "closed_short_usd", "deleveraged", "quantity_residual", "coins_residual")
+    shapes = dict.fromkeys(counts, count) | dict.fromkeys(by_asset, va) | {"rounds": jnp.int32(0)}
+    return Flows(**{name: shapes.get(name, v) for name in Flows.__dataclass_fields__})
+
+
+def add(*trees):
+    """Sum of trees of one structure."""
+    return jax.tree.map(lambda *leaves: sum(leaves[1:], leaves[0]), *trees)
+
+
+def indices(state: State, conditions: Conditions) -> tuple[Array, Array, Array]:
+    """Liquidation thresholds in force, supply index and borrow index, (V, A)."""
+    rates = state.ledger.lending.rates
+    return conditions.threshold, 1 + rates.supply_growth, 1 + rates.borrow_growth
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """Demands by population, and their sums."""
+
+    single: tuple[Demand | LoanDemand, ...]
+    grants: tuple[Array | None, ...]  # by population: share of each account's demand, where pools chose single accounts
+    share: Array  # (V,) granted of the others' demand
+    short: Array  # () bool, somebody had to wait for capacity
+    capacity: Array  # (V,) left after it
+
+
+def _ask(state: State, system: System, conditions: Conditions, seen: Prices, capacity: Array) -> _Asked:
+    """What every population asks for, and how far the pools' capacity goes."""
+    found = []
+    for p in state.populations:
+        if isinstance(p, Loans):
+            found.append(lending.demand(p, system.lending.rules, *indices(state, conditions), seen.mark, seen.venue))
+        else:
+            found.append(perps.demand(p, system, conditions.multiplier, seen))
+    notional = sum(d.notional for d in found)
+    share = jnp.where(notional > capacity, capacity / jnp.where(notional > 0, notional, jnp.ones_like(notional)), jnp.ones_like(notional))
+    grants = [None for _ in found]
+    if system.queue is not None:
+        for i, p in enumerate(state.populations):
+            if isinstance(p, Accounts):
+
+                def choose(p=p):
+                    grant = perps.ration(p, system, conditions.multiplier, seen, share, capacity)
+                    return grant, perps.demand(p, system, conditions.multiplier, seen, grant)
+
+                def everybody(p=p, d=found[i]):
+                    return jnp.ones_like(p.equity_at_reference), d
+
+                grants[i], found[i] = lax.cond(jnp.any(share < 1), choose, everybody)
+    return _Asked(tuple(found), tuple(grants), share, jnp.any(share < 1), jnp.maximum(capacity - notional, 0))
+
+
+@dataclass(frozen=True)
+class _Closing:
+    """What leaves the accounts in this round, (V, A)."""
+
+    longs: Array  # contracts sold
+    shorts: Array  # contracts bought back
+    coins_sold: Array  # posted coins and collateral sold, net; and collateral seized
+    coins_bought: Array  # debt repaid
+
+    def net_contracts(self) -> Array:
+        return self.longs - self.shorts
+
+    def net_coins(self) -> Array:
+        return self.coins_sold - self.coins_bought
+
+
+def _closing(asked: _Asked, assets: int) -> _Closing:
+    column = asked.share[:, None]
+    longs = shorts = sold = bought = jnp.zeros((column.shape[0], assets), column.dtype)
+    for d, grant in zip(asked.single, asked.grants, strict=True):
+        part = column if grant is None else jnp.ones_like(column)
+        if isinstance(d, LoanDemand):
+            sold, bought = sold + part * d.sold, bought + part * d.bought
+        else:
+            longs, shorts, sold = longs + part * d.long_quantity, shorts + part * d.short_quantity, sold + part * d.coins
+    return _Closing(longs, shorts, sold, bought)
+
+
+def _coins(system: System, closing: _Closing, venue: Array) -> Array:
+    """(V, A) coins that reach the market, sold less bought."""
+    contracts = closing.net_contracts()
+    if system.inverse is not None:
+        contracts = jnp.where(system.inverse, contracts / venue, contracts)
+    return contracts + closing.net_coins()
+
+
+def _in_markets(system: System, values: Array) -> Array:
+    """(A,) sums of (A,) values over the assets that trade in each market."""
+    assets = values.shape[0]
+    member = (system.market[None, :] == jnp.arange(assets, dtype=jnp.int32)[:, None]).astype(values.dtype)
+    return jnp.sum(member * values[None, :], axis=1)
+
+
+def _common(system: System, flow: Flow, price: Array) -> tuple[Array, Array]:
+    """(A,) cumulative flow in the common markets, USD and coins; a receipt token's counts as its underlying's."""
+    if system.venues is None:
+        usd, coins = jnp.sum(flow.usd, axis=0), jnp.sum(flow.coins, axis=0)
+    else:
+        usd, coins = venues.common_flow(system.venues, flow.usd), venues.common_flow(system.venues, flow.coins)
+    if system.receipts is not None:
+        coins = _in_markets(system, coins * price / price[system.market])
+        usd = _in_markets(system, usd)
+    return usd + flow.arbitrage_usd, coins + flow.arbitrage_coins
+
+
+def push(state: State, system: System, channels: Channels, conditions: Conditions, before: Flow, after: Flow) -> State:
+    """Move common and venue prices by what the step's flow has grown by."""
+    price = system.reference_price * jnp.exp(common_log_price(state, system))
+    usd_before, coins_before = _common(system, before, price)
+    usd_after, coins_after = _common(system, after, price)
+    move = impact.move(
+        system.impact,
+        thinning=conditions.thinning,
+        opening=conditions.opening,
+        usd_before=usd_before,
+        usd_after=usd_after,
+        coins_before=coins_before,
+        coins_after=coins_after,
+    )
+    state = replace(state, market=markets.absorb(state.market, system, channels.price * move))
+    if system.venues is None:
+        return state
+    depth = system.impact.depth * conditions.thinning
+    moved = venues.local_flow(system.venues, state.venues, depth=depth, exponent=system.impact.exponent, before=before.usd, after=after.usd)
+    basis = state.venues.basis + channels.price * (moved.basis - state.venues.basis)
+    return replace(state, venues=replace(moved, basis=basis))
+
+
+def _traded(flow: Flow, system: System, coins: Array, venue: Array) -> Flow:
+    return replace(flow, usd=flow.usd - coins * venue, coins=flow.coins - coins)
+
+
+def _fill(system: System, before: Prices, after: Prices) -> Array:
+    """(V, A) USD by which fills stand away from the reference."""
+    mean = (before.venue_displaced + after.venue_displaced) / 2
+    form = system.impact.form[system.market][None, :]
+    geometric = impact.average_price(form, before.venue, after.venue) - system.reference_price[None, :]
+    return jnp.where(form == impact.CONSTANT_PRODUCT, geometric, mean)
+
+
+@dataclass(frozen=True)
+class _Deleveraging:
+    """Winners against the bankrupt in this round."""
+
+    assumed: Assumed
+    long_quantity: Array  # (V, A) coins of bankrupt longs assumed by shorts
+    short_quantity: Array
+    long_gain: Array  # (V, A) USD per coin: mean bankruptcy price less reference and funding
+    short_gain: Array
+    saved: Array  # (V,) USD of deficit
+
+
+def _deleveraging(state: State, system: System, conditions: Conditions, seen: Prices, asked: _Asked, displaced: Array) -> _Deleveraging:
+    """Which part of the bankrupt's positions goes to winners: what the insurance fund could not pay for, as far as winners hold enough."""
+    zero = jnp.zeros_like(displaced)
+    nobody = Bankrupt(jnp.zeros_like(system.insurance_fund), *(zero,) * 6)
+
+    def look():
+        found, longs, shorts = nobody, zero, zero
+        for p, d, grant in zip(state.populations, asked.single, asked.grants, strict=True):
+            if isinstance(p, Accounts):
+                found = add(found, perps.bankrupt(p, system, conditions.multiplier, seen, d, asked.share, grant, displaced))
+                more_longs, more_shorts = winners.available(p, system, conditions.multiplier, seen)
+                longs, shorts = longs + more_longs, shorts + more_shorts
+        return found, longs, shorts
+
+    uses_adl = jnp.any(system.waterfall == ADL, axis=1)
+    triggered = sum(d.triggered for d in asked.single)
+    found, longs, shorts = lax.cond(jnp.any(uses_adl & (triggered > 0)), look, lambda: (nobody, zero, zero))
+    fund = jnp.where(waterfall.fund_before_adl(system), state.ledger.insurance_fund, 0)
+    needed = found.deficit > 0
+    uncovered = 1 - jnp.minimum(fund / jnp.where(needed, found.deficit, jnp.ones_like(fund)), 1)
+    wanted = jnp.where(uses_adl & needed, uncovered, 0)[:, None]
+
+    def part(quantity, there):
+        safe = jnp.where(quantity > 0, quantity, jnp.ones_like(quantity))
+        return jnp.where(quantity > 0, jnp.minimum(wanted, there / safe), 0)
+
+    long_share, short_share = part(found.long_quantity, shorts), part(found.short_quantity, longs)
+
+    def mean(value, quantity, sign):
+        return sign * value / jnp.where(quantity > 0, quantity, jnp.ones_like(quantity))
+
+    saved = jnp.sum(long_share * found.long_saved + short_share * found.short_saved, axis=1)
+    return _Deleveraging(
+        assumed=Assumed(displaced=displaced, long_share=long_share, short_share=short_share),
+        long_quantity=long_share * found.long_quantity,
+        short_quantity=short_share * found.short_quantity,
+        long_gain=mean(found.long_value, found.long_quantity, 1),
+        short_gain=mean(found.short_value, found.short_quantity, -1),
+        saved=jnp.maximum(saved, 0),
+    )
+
+
+@dataclass(frozen=True)
+class _Assumption:
+    """What winners did, summed."""
+
+    populations: tuple[Accounts | Loans, ...]
+    longs: Array  # (V, A) coins of winning longs closed
+    shorts: Array
+    cash_change: Array  # (V,)
+
+
+def _assume(state: State, settled, system: System, conditions: Conditions, seen: Prices, plan: _Deleveraging) -> _Assumption:
+    """Winners close; `settled` are the populations after those under margin were settled."""
+    zero = jnp.zeros_like(plan.long_quantity)
+
+    def close():
+        populations, longs, shorts, cash = [], zero, zero, jnp.zeros_like(system.insurance_fund)
+        for p, before in zip(settled, state.populations, strict=True):
+            if isinstance(p, Accounts):
+                p, more_longs, more_shorts, change = winners.assume(
+                    p, before, system, conditions.multiplier, seen, (plan.short_quantity, plan.short_gain), (plan.long_quantity, plan.long_gain)
+                )
+                longs, shorts, cash = longs + more_longs, shorts + more_shorts, cash + change
+            populations.append(p)
+        return tuple(populations), longs, shorts, cash
+
+    def leave():
+        return settled, zero, zero, jnp.zeros_like(system.insurance_fund)
+
+    return _Assumption(*lax.cond(jnp.any(plan.long_quantity + plan.short_quantity > 0), close, leave))
+
+
+@dataclass(frozen=True)
+class _Done:
+    """What was settled, over all populations."""
+
+    populations: tuple[Accounts | Loans, ...]
+    perps: Settlement | None
+    loans: LoanSettlement | None
+
+
+def _settle(populations, system, conditions, seen: Prices, asked: _Asked, fills: Fills, index) -> _Done:
+    after, closed, repaid = [], [], []
+    for p, d, grant in zip(populations, asked.single, asked.grants, strict=True):
+        if isinstance(p, Loans):
+            price = system.reference_price[None, :] + fills.displaced
+            p, s = lending.settle(p, system.lending.rules, *index, seen.mark, seen.venue, d, asked.share, price)
+            repaid.append(s)
+        else:
+            p, s = perps.settle(p, system, conditions.multiplier, seen, d, replace(fills, grant=grant))
+            closed.append(s)
+        after.append(p)
+    return _Done(tuple(after), add(*closed) if closed else None, add(*repaid) if repaid else None)
+
+
+def round_of_liquidation(state: State, system: System, channels: Channels, conditions: Conditions, flow: Flow) -> tuple[State, Flows, Flow, Array]:
+    """One round.
+
+    Returns: state, what happened, flow and capacity after it, and () bool whether a pool had to ration.
+    """
+    seen = prices(state, system, conditions.seen)
+    asked = _ask(state, system, conditions, seen, flow.capacity)
+    closing = _closing(asked, system.reference_price.shape[0])
+    reached = _traded(flow, system, _coins(system, closing, seen.venue), seen.venue)
+    moved = push(state, system, channels, conditions, flow, reached)
+    plan, winning = None, None
+    if system.adl is not None:
+        tried = _fill(system, seen, prices(moved, system, conditions.seen))
+        plan = _deleveraging(state, system, conditions, seen, asked, tried)
+        closing = replace(closing, longs=closing.longs - plan.long_quantity, shorts=closing.shorts - plan.short_quantity)
+        reached = _traded(flow, system, _coins(system, closing, seen.venue), seen.venue)
+        moved = push(state, system, channels, conditions, flow, reached)
+    after = prices(moved, system, conditions.seen)
+    fill = _fill(system, seen, after)
+    fills = Fills(
+        share=asked.share, grant=None, displaced=fill, displaced_after=after.venue_displaced, assumed=None if plan is None else plan.assumed
+    )
+    index = None if system.lending is None else indices(state, conditions)
+    done = _settle(state.populations, system, conditions, seen, asked, fills, index)
+    ledger, deficit, written = _book(state.ledger, system, closing, done, seen, fill, index)
+    populations = done.populations
+    if plan is not None:
+        winning = _assume(state, populations, system, conditions, seen, plan)
+        populations = winning.populations
+        # what was actually closed, so that rounding shows in the residual and not in the ledger
+        ledger = replace(
+            ledger,
+            long_quantity=ledger.long_quantity - plan.long_quantity - winning.longs,
+            short_quantity=ledger.short_quantity - plan.short_quantity - winning.shorts,
+        )
+    ledger, populations, borne = waterfall.settle(ledger, populations, system, deficit, written, after)
+    flows = _flows(state.ledger, ledger, system, asked, closing, done, deficit, borne, plan, winning, fill, index)
+    new_state = replace(moved, populations=populations, ledger=ledger)
+    return new_state, flows, replace(reached, capacity=asked.capacity), asked.short
+
+
+def _book(
+    ledger: Ledger, system: System, closing: _Closing, done: _Done, seen: Prices, fill: Array, index
+) -> tuple[Ledger, Array, WrittenOff | None]:
+    """Makers, fees and lending totals after the fills; deficits (V,) USD and written-off debt still to be borne."""
+    net = closing.net_contracts()
+    gain = contract_gain(system, fill, seen.funding)
+    maker_cash = ledger.maker_cash - net * gain
+    deficit = jnp.zeros_like(ledger.bad_debt)
+    coins, written, totals = jnp.zeros_like(net), None, ledger.lending
+    fund, treasury, liquidators = ledger.insurance_fund, ledger.treasury, ledger.liquidators
+    if done.perps is not None:
+        fund, treasury = fund + done.perps.liquidation_fee, treasury + done.perps.taker_fee
+        liquidators = liquidators + done.perps.liquidator_fee
+        deficit = deficit + done.perps.deficit
+        coins = coins - done.perps.coins_change
+        maker_cash = maker_cash + done.perps.coins_change * fill
+    if done.loans is not None:
+        s = done.loans
+        bought = s.seized - s.protocol_fee - s.repaid
+        coins = coins + bought
+        # USD that reached the accounts came from the makers; booked with the asset first, in their convention of equity at reference prices
+        usd = s.cash_change - s.written_off_cash
+        first = (jnp.arange(net.shape[1]) == 0).astype(net.dtype)[None, :]
+        maker_cash = maker_cash + bought * system.reference_price[None, :] - usd[:, None] * first
+        deficit = deficit + s.deficit
+        written = WrittenOff(coins=s.written_off, cash=s.written_off_cash, mark=seen.mark)
+        totals = replace(
+            totals,
+            supply_units=totals.supply_units + s.supply_change,
+            debt_units=totals.debt_units + s.debt_change,
+            rates=replace(totals.rates, reserves=totals.rates.reserves + s.protocol_fee),
+        )
+    booked = replace(
+        ledger,
+        insurance_fund=fund,
+        treasury=treasury,
+        liquidators=liquidators,
+        maker_cash=maker_cash,
+        maker_quantity=ledger.maker_quantity + net,
+        maker_coins=ledger.maker_coins + coins,
+        long_quantity=ledger.long_quantity - closing.longs,
+        short_quantity=ledger.short_quantity - closing.shorts,
+        lending=totals,
+    )
+    return booked, deficit, written
+
+
+def pool_cash(ledger: Ledger, system: System) -> Array:
+    """(V,) USD that is not the accounts': makers, funds, treasuries, liquidators, less what is lost."""
+    maker = jnp.sum(ledger.maker_cash, axis=1)
+    lost = ledger.bad_debt
+    if system.lending is not None:
+        held = jnp.sum(ledger.maker_coins * system.reference_price[None, :], axis=1)
+        maker = jnp.where(system.lending.pool, maker - held, maker)
+        lost = jnp.where(system.lending.pool, ledger.lending.written_off_cash, lost)
+    return maker + ledger.insurance_fund + ledger.treasury + ledger.liquidators - lost
+
+
+def pool_coins(ledger: Ledger, index_of_supply: Array | None) -> Array:
+    """(V, A) coins that are not the accounts', assets of the outside counted positive."""
+    if ledger.lending is None:
+        return ledger.maker_coins
+    lend = ledger.lending
+    deposits = lend.deposit_units * index_of_supply
+    return ledger.maker_coins + deposits + lend.rates.reserves - lend.written_off
+
+
+def _flows(before: Ledger, after: Ledger, system, asked: _Asked, closing: _Closing, done: _Done, deficit, borne: Borne, plan, winning, fill, index):
+    flows = no_flows(system)
+    triggered = sum(d.triggered for d in asked.single)
+    price = system.reference_price[None, :] + fill
+    unit = price if system.inverse is None else jnp.where(system.inverse, 1, price)
+    longs, shorts = closing.longs, closing.shorts
+    cash = borne.cash_change - borne.shared_in + (pool_cash(after, system) - pool_cash(before, system))
+    quantity = after.maker_quantity - before.maker_quantity
+    coins, adl_usd, fees = jnp.zeros_like(longs), jnp.zeros_like(deficit), jnp.zeros_like(deficit)
+    newly, deleveraged = jnp.zeros_like(triggered), jnp.zeros_like(longs)
+    if winning is not None:
+        cash, adl_usd = cash + winning.cash_change, plan.saved
+        quantity = quantity + winning.shorts - winning.longs
+        deleveraged = winning.longs + winning.shorts
+        longs, shorts = longs + plan.long_quantity, shorts + plan.short_quantity
+    if done.perps is not None:
+        s = done.perps
+        cash, quantity, coins = cash + s.cash_change, quantity + s.quantity_change, coins + s.coins_change
+        fees = fees + s.liquidation_fee + s.taker_fee + s.liquidator_fee
+        newly = newly + s.newly_liquidated
+    if done.loans is not None:
+        s = done.loans
+        cash = cash + s.cash_change
+        coins = coins + s.supply_change * index[1] - s.debt_change * index[2]
+        newly = newly + s.newly_liquidated
+    if after.lending is not None:
+        # deposits cut by a socialised loss: borrowers' collateral shrinks with all others'
+        cut = after.lending.rates.supply_growth - before.lending.rates.supply_growth
+        coins = coins + after.lending.supply_units * cut
+    old_index = None if before.lending is None else 1 + before.lending.rates.supply_growth
+    new_index = None if after.lending is None else 1 + after.lending.rates.supply_growth
+    coins = coins + (pool_coins(after, new_index) - pool_coins(before, old_index))
+    return replace(
+        flows,
+        triggered=triggered,
+        waiting=sum(d.waiting for d in asked.single),
+        newly_liquidated=newly,
+        closed_long=longs + jnp.maximum(closing.coins_sold, 0),
+        closed_short=shorts + jnp.maximum(closing.coins_bought, 0),
+        closed_long_usd=longs * unit + jnp.maximum(closing.coins_sold, 0) * price,
+        closed_short_usd=shorts * unit + jnp.maximum(closing.coins_bought, 0) * price,
+        deleveraged=deleveraged,
+        deficit=deficit + adl_usd,
+        fund_draw=borne.fund_draw,
+        adl_usd=adl_usd,
+        socialised=borne.socialised,
+        shared_in=borne.shared_in,
+        fees=fees,
+        cash_residual=cash,
+        quantity_residual=quantity,
+        coins_residual=coins,
+        rounds=jnp.any(triggered > 0).astype(jnp.int32),
+    )

@@ -1,0 +1,306 @@
+"""One scenario through the engine: from book and shock to a dataset, in chunks of steps so that progress shows and the run can be stopped."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+
+from stresslev import assemble, attribution, trajectory
+from stresslev.assemble import links
+from stresslev.book.book import Book
+from stresslev.book.layout import Layout, sorts, to_blocks
+from stresslev.config.load import Plan
+from stresslev.config.pools import LendingSpec
+from stresslev.config.spec import ScenarioSpec
+from stresslev.engine import accounts as perps
+from stresslev.engine import loans, network, status
+from stresslev.engine.loans import Loans
+from stresslev.engine.prices import Seen, prices
+from stresslev.engine.round import pool_cash, pool_coins
+from stresslev.engine.simulate import advance, advance_batch, all_channels, initial_state, residual_tolerance
+from stresslev.engine.step import Record, open_interest
+from stresslev.engine.types import Path as EnginePath
+from stresslev.engine.types import Policy, State, System, cast
+from stresslev.errors import NumericalFailure
+from stresslev.shocks.paths import Shock
+
+#: Called as progress(stage, done, total); stages are "book" and the scenarios' names.
+Progress = Callable[[str, int, int], None]
+
+
+def silent(stage: str, done: int, total: int) -> None:
+    """No progress shown."""
+
+
+def chunk_length(steps: int, target: int = 64) -> int:
+    """Steps per compiled call: a divisor of `steps` near the target, so that one program serves; else the target."""
+    near = [n for n in range(target // 2, target * 3 // 2 + 1) if steps % n == 0]
+    return min(near, key=lambda n: abs(n - target)) if near else min(steps, target)
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A scenario ready to run: the engine's arguments, and what the dataset needs besides."""
+
+    system: System
+    policy: Policy
+    path: EnginePath
+    state: State
+    tolerance: jax.Array
+    layout: Layout
+    dtype: type
+
+
+def _book_figures(plan: Plan, book: Book) -> tuple[np.ndarray, np.ndarray]:
+    """(V,) USD that customers of venues hold, and (V, A) coins that borrowers have supplied."""
+    pools = len(book.pools)
+    lends = np.array([isinstance(p, LendingSpec) for p in plan.system.pools.values()])
+    customers = np.bincount(book.pool, weights=np.maximum(book.equity, 0), minlength=pools)
+    supplied = np.zeros((pools, len(book.assets)))
+    for a, q in enumerate(book.quantity):
+        supplied[:, a] = np.bincount(book.pool, weights=np.maximum(q, 0), minlength=pools)
+    return np.where(lends, 0, customers), np.where(lends[:, None], supplied, 0)
+
+
+def prepare(plan: Plan, scenario: ScenarioSpec, shock: Shock, book: Book) -> Prepared:
+    """The engine's view of a scenario. Must be called inside `jax.enable_x64(plan.run.precision == 64)`."""
+    dtype = np.float64 if plan.run.precision == 64 else np.float32
+    layout = to_blocks(book, sorts(plan.system), dtype)
+    customers, supplied = _book_figures(plan, book)
+    ids = tuple(np.full(len(r), -1) if book.owner is None else book.owner[r] for r in layout.rows)
+    system = assemble.system_arrays(
+        plan.system,
+        book.reference_price,
+        scenario.step_minutes,
+        shock=shock,
+        customers=customers,
+        collateral=supplied,
+        owners=links.owners(plan.system.owners, layout.slots, ids),
+    )
+    system = cast(system, dtype)
+    populations = tuple(jax.tree.map(jnp.array, p) for p in layout.populations)
+    state = initial_state(system, populations, mark_history=assemble.mark_history(plan.system, scenario.step_minutes))
+    return Prepared(
+        system=system,
+        policy=cast(assemble.policy_arrays(plan.policy, plan.system), dtype),
+        path=cast(assemble.path_arrays(shock), dtype),
+        state=state,
+        tolerance=residual_tolerance(state, system),
+        # the arrays are on the device now; rows and slots are still needed
+        layout=dataclasses.replace(layout, populations=()),
+        dtype=dtype,
+    )
+
+
+def _host(x) -> np.ndarray:
+    return np.asarray(x, dtype=float)
+
+
+def _check(name: str, bits) -> None:
+    """Raise NumericalFailure when the status says that a run must not be used."""
+    for one in np.atleast_1d(np.asarray(bits)):
+        if status.failed(one):
+            raise NumericalFailure(f"{name}: " + " ".join(status.sentences(int(one) & status.FAILURES)))
+
+
+def _advance(
+    ready: Prepared, scenario: ScenarioSpec, rounds: int, design: attribution.Design | None, progress: Progress
+) -> tuple[State, list[Record]]:
+    """Run all steps; with a design, of all its runs at once (leading axis)."""
+    if design is None:
+        channels, run = all_channels(ready.dtype), advance
+        # the engine takes over the buffers of the state it is given, and two leaves of a fresh state may be the same buffer
+        state = jax.tree.map(jnp.copy, ready.state)
+    else:
+        channels, run = design.channels(ready.dtype), advance_batch
+        state = jax.tree.map(lambda x: jnp.broadcast_to(x[None], (len(design.open), *x.shape)), ready.state)
+        state = jax.tree.map(jnp.copy, state)
+    records, steps, size = [], scenario.steps, chunk_length(scenario.steps)
+    progress(scenario.name, 0, steps)
+    for start in range(0, steps, size):
+        part = jax.tree.map(lambda x, start=start: x[start : start + size], ready.path)
+        state, record = run(state, ready.system, ready.policy, channels, part, jnp.int32(rounds), ready.tolerance)
+        records.append(jax.tree.map(np.asarray, record))
+        progress(scenario.name, min(start + size, steps), steps)
+        _check(scenario.name, state.status)
+    return state, records
+
+
+def simulate_scenario(plan: Plan, scenario: ScenarioSpec, shock: Shock, book: Book, progress: Progress = silent) -> xr.Dataset:
+    """One scenario through the engine. Must be called inside `jax.enable_x64(plan.run.precision == 64)`; `run_plan` does.
+
+    Raises:
+      NumericalFailure: with the sentences of the status bits.
+    """
+    ready = prepare(plan, scenario, shock, book)
+    design = None
+    if plan.run.attribution:
+        design = attribution.design(attribution.present(plan.system, ready.system.owners is not None))
+    before = _audit(ready.state, ready.system)
+    initial = _initial(plan, ready, shock)
+    state, records = _advance(ready, scenario, plan.run.max_rounds, design, progress)
+    parts = {}
+    if design is not None:
+        parts = _attributed(design, records)
+        state = jax.tree.map(lambda x: x[-1], state)
+        records = [jax.tree.map(lambda x: x[-1], r) for r in records]
+    final = _final(plan, ready, state, book, before, records)
+    imbalance = max(np.abs(v).max() for k, v in final.items() if k.endswith("_residual_usd"))
+    if not imbalance <= float(ready.tolerance):
+        raise NumericalFailure(f"{scenario.name}: over the whole run, " + status.sentences(status.RESIDUAL)[0])
+    return trajectory.scenario_dataset(
+        records=records,
+        initial=initial,
+        final=final | parts,
+        minutes=shock.minutes,
+        pools=book.pools,
+        assets=book.assets,
+        attributes=_attributes(plan, scenario, state),
+    )
+
+
+def _attributes(plan: Plan, scenario: ScenarioSpec, state: State) -> dict:
+    return {
+        "name": scenario.name,
+        "title": scenario.title,
+        "origin": scenario.origin,
+        "severity": scenario.severity,
+        "description": scenario.description,
+        "sources": json.dumps(scenario.sources),
+        "assumptions": json.dumps(scenario.assumptions),
+        "start": scenario.start.isoformat() if scenario.start else "",
+        "status": int(state.status),
+        "status_text": json.dumps(status.sentences(state.status)),
+    }
+
+
+def _initial(plan: Plan, ready: Prepared, shock: Shock) -> dict[str, np.ndarray]:
+    """Levels at minute 0 by variable."""
+    system, state = ready.system, ready.state
+    reference = _host(system.reference_price)
+    everywhere = np.broadcast_to(reference, system.tier_floor.shape[:2])
+    variance = _host(system.reference_variance)
+    figures = {
+        "price_usd": reference,
+        "exogenous_price_usd": reference,
+        "mark_usd": everywhere,
+        "venue_price_usd": everywhere,
+        "depth_usd": _host(system.impact.depth) * shock.depth_factor[0],
+        "volatility": np.sqrt(variance * assemble.MINUTES_PER_YEAR / (shock.minutes[1] - shock.minutes[0])),
+        "open_interest_usd": _host(open_interest(state, system)),
+        "insurance_fund_usd": _host(system.insurance_fund),
+        "redemption": np.ones_like(reference),
+        "net_worth_usd": np.zeros(len(everywhere)) if state.cover is None else _host(state.cover.net_worth),
+    }
+    if state.ledger.lending is not None:
+        book = state.ledger.lending
+        figures["supplied_usd"] = _host(book.supply_units + book.deposit_units) * reference
+        figures["borrowed_usd"] = _host(book.debt_units) * reference
+    return figures
+
+
+@dataclasses.dataclass(frozen=True)
+class _Audit:
+    """All ledgers summed anew on the host in float64: USD (V,), contracts and coins (V, A), which no run may change."""
+
+    cash: np.ndarray
+    contracts: np.ndarray
+    coins: np.ndarray
+
+
+def _by_pool(values, block_pool, pools: int) -> np.ndarray:
+    return np.bincount(np.asarray(block_pool), weights=np.asarray(values).sum(axis=1, dtype=float), minlength=pools)
+
+
+def _audit(state: State, system: System) -> _Audit:
+    pools, assets = system.tier_floor.shape[:2]
+    with jax.enable_x64(True):
+        ledger = cast(state.ledger, np.float64)
+        index = jnp.ones((pools, assets)), jnp.ones((pools, assets))
+        if ledger.lending is not None:
+            index = 1 + ledger.lending.rates.supply_growth, 1 + ledger.lending.rates.borrow_growth
+        cash = np.array(pool_cash(ledger, cast(dataclasses.replace(system, owners=None), np.float64)))
+        contracts, coins = np.array(ledger.maker_quantity), np.array(pool_coins(ledger, index[0]))
+        index = tuple(np.array(i) for i in index)
+    if state.venues is not None:
+        contracts += _host(state.venues.arb_quantity)
+        cash += _host(state.venues.arb_cash).sum(axis=1)
+    for p in state.populations:
+        if isinstance(p, Loans):
+            cash += _by_pool(p.cash, p.block_pool, pools)
+            for a, (s, d) in enumerate(zip(p.supply, p.debt, strict=True)):
+                coins[:, a] += _by_pool(s, p.block_pool, pools) * index[0][:, a] - _by_pool(d, p.block_pool, pools) * index[1][:, a]
+        else:
+            cash += _by_pool(p.equity_at_reference, p.block_pool, pools)
+            for a, q in enumerate(p.quantity):
+                contracts[:, a] += _by_pool(q, p.block_pool, pools)
+            for a, k in enumerate(p.collateral):
+                coins[:, a] += _by_pool(k, p.block_pool, pools)
+    return _Audit(cash, contracts, coins)
+
+
+def _latent(state: State, system: System, pools: int) -> np.ndarray:
+    """(V,) USD of negative equity in accounts that are still open."""
+    seen = prices(state, system, Seen(mark=None, offset=jnp.zeros(()), outage=jnp.zeros((), bool)))
+    total = np.zeros(pools)
+    for p in state.populations:
+        if isinstance(p, Loans):
+            rates = state.ledger.lending.rates
+            total += _host(loans.negative_equity(p, 1 + rates.supply_growth, 1 + rates.borrow_growth, seen.venue))
+        else:
+            total += _host(perps.latent_deficit(p, system, seen, pools))
+    return total
+
+
+def _final(plan: Plan, ready: Prepared, state: State, book: Book, before: _Audit, records: list[Record]) -> dict[str, np.ndarray]:
+    """The variables that describe the whole run."""
+    system, ledger, start = ready.system, state.ledger, ready.state.ledger
+    pools = len(book.pools)
+    reference, after = _host(system.reference_price), _audit(state, system)
+    displaced = _host(records[-1].venue_price[-1]) - reference
+    gain = displaced - (0 if state.funding is None else _host(state.funding.index))
+    unit = np.broadcast_to(reference, gain.shape)
+    if system.inverse is not None:
+        face = np.asarray(system.inverse)
+        gain, unit = np.where(face, 0, gain), np.where(face, 1, unit)
+    profit = _host(ledger.maker_cash) + _host(ledger.maker_quantity) * gain + _host(ledger.maker_coins) * displaced
+    # what came in from other pools has left those
+    moved = sum((_host(r.flows.margin_calls) + _host(r.flows.shared_in)).sum(axis=0) for r in records)
+    ends = (start, ledger)
+    return {
+        "accounts": np.bincount(book.pool, minlength=pools),
+        "customer_long": np.stack([_host(e.long_quantity) for e in ends]),
+        "customer_short": np.stack([_host(e.short_quantity) for e in ends]),
+        "maker_profit_usd": profit.sum(axis=1),
+        "latent_deficit_usd": _latent(state, system, pools),
+        "debtrank": _debtrank(plan, ready),
+        "total_cash_residual_usd": after.cash - before.cash - moved,
+        "total_quantity_residual_usd": (after.contracts - before.contracts) * unit,
+        "total_coins_residual_usd": (after.coins - before.coins) * reference,
+    }
+
+
+def _debtrank(plan: Plan, ready: Prepared) -> np.ndarray:
+    """(V,) share of all pools' own funds that is lost when one pool fails, before anything else happens (linear DebtRank)."""
+    credit = ready.system.credit
+    if credit is None:
+        return np.zeros(len(plan.system.pools))
+    equity = credit.capital + ready.system.insurance_fund
+    shocks = jnp.eye(equity.shape[0], dtype=equity.dtype)
+    return _host(jax.vmap(lambda shock: network.debtrank(credit.nominal, equity, shock).impact)(shocks))
+
+
+def _attributed(design: attribution.Design, records: list[Record]) -> dict[str, np.ndarray]:
+    """Deficits and bad debt by pool of the runs in which one more channel is open, and of those with one shut."""
+    deficit = sum(_host(r.flows.deficit).sum(axis=1) for r in records)
+    debt = _host(records[-1].bad_debt)[:, -1]
+    return {
+        "deficit_by_channels_usd": deficit[list(design.opened)],
+        "bad_debt_by_channels_usd": debt[list(design.opened)],
+        "deficit_without_channel_usd": deficit[list(design.shut)],
+        "bad_debt_without_channel_usd": debt[list(design.shut)],
+    }

@@ -1,0 +1,101 @@
+"""Holding a run of the engine against the twin, field by field."""
+
+import numpy as np
+
+from tests.oracle import twin
+from tests.systems import engine_case
+
+#: Series whose numbers mean nothing for some pools: compared for lending pools only.
+LENDING_ONLY = ("supplied", "borrowed", "borrow_rate")
+CLOSE = 1e-9
+
+
+def series(record) -> dict:
+    """Everything a record holds, by the twin's names; residuals are for another test."""
+    flows = {name: getattr(record.flows, name) for name in record.flows.__dataclass_fields__}
+    levels = {name: getattr(record, name) for name in record.__dataclass_fields__ if name not in ("flows", "status")}
+    return {name: np.asarray(value, float) for name, value in (flows | levels).items() if not name.endswith("_residual")}
+
+
+def differences(case, max_rounds: int) -> list[tuple[str, float]]:
+    """(name, difference relative to the largest value of the series or account), the worst first; every step and account."""
+    system, book, path = case
+    expected = twin.run(system, book, path, max_rounds)
+    engine = engine_case(system, book, path)
+    state, record = engine.simulate(max_rounds)
+    found = [(name, _apart(expected[name], got, name, system)) for name, got in series(record).items()]
+    found += _accounts(expected["state"], engine, state, book, system)
+    found += [(name, _apart(want, got)) for name, want, got in _final(expected["state"], state)]
+    return sorted(found, key=lambda pair: -pair[1] if np.isfinite(pair[1]) else -np.inf), expected, record
+
+
+def _apart(want, got, name="", system=None) -> float:
+    want, got = np.asarray(want, float), np.asarray(got, float)
+    assert want.shape == got.shape, (name, want.shape, got.shape)
+    if name in LENDING_ONLY:
+        lends = np.asarray(system["lending"]["pool"]) if system.get("lending") else np.zeros(system["n_pools"], bool)
+        want, got = want[:, lends], got[:, lends]
+    if want.size == 0:
+        return 0.0
+    apart = np.abs(got - want)
+    return float(np.max(apart) / max(np.max(np.abs(want)), 1e-12)) if np.isfinite(got).all() else np.nan
+
+
+def _accounts(twin_state, engine, state, book, system) -> list:
+    worst = {}
+
+    def note(name, want, got, scale):
+        apart = abs(want - float(got)) / scale
+        worst[name] = max(worst.get(name, 0.0), apart if np.isfinite(apart) else np.inf)
+
+    price = system["reference_price"]
+    for i, account in enumerate(twin_state.perps):
+        p, slot = engine.perps[i]
+        population = state.populations[p]
+        gross = float(np.abs(book["quantity"][i] * price).sum()) + 1.0
+        note("equity_at_reference", account.W, np.asarray(population.equity_at_reference).ravel()[slot], gross)
+        note("liquidated", float(account.touched), float(np.asarray(population.liquidated).ravel()[slot]), 1.0)
+        if population.age is not None:
+            note("age", float(account.age), float(np.asarray(population.age).ravel()[slot]), 1.0)
+        for a in range(len(price)):
+            note("quantity", account.q[a] * price[a], np.asarray(population.quantity[a]).ravel()[slot] * price[a], gross)
+            if population.collateral:
+                note("collateral", account.k[a] * price[a], np.asarray(population.collateral[a]).ravel()[slot] * price[a], gross)
+    for i, loan in enumerate(twin_state.loans):
+        p, slot = engine.loans[i]
+        population = state.populations[p]
+        size = float((book["loans"]["supply"][i] * price).sum()) + 1.0
+        note("cash of loans", loan.cash, np.asarray(population.cash).ravel()[slot], size)
+        note("liquidated loans", float(loan.touched), float(np.asarray(population.liquidated).ravel()[slot]), 1.0)
+        note("age of loans", float(loan.age), float(np.asarray(population.age).ravel()[slot]), 1.0)
+        for a in range(len(price)):
+            note("supply", loan.supply[a] * price[a], np.asarray(population.supply[a]).ravel()[slot] * price[a], size)
+            note("debt", loan.debt[a] * price[a], np.asarray(population.debt[a]).ravel()[slot] * price[a], size)
+    return list(worst.items())
+
+
+def _final(twin_state, state) -> list:
+    ledger = state.ledger
+    pairs = [
+        (name, getattr(twin_state, name), getattr(ledger, name)) for name in ("maker_quantity", "maker_cash", "maker_coins", "maker_opening", "liquidators")
+    ]
+    pairs += [
+        ("permanent", twin_state.g, state.market.permanent),
+        ("transient", twin_state.h, state.market.transient),
+    ]
+    if ledger.lending is not None:
+        lends = ledger.lending
+        pairs += [
+            ("supply index", twin_state.supply_index, lends.rates.supply_index),
+            ("borrow index", twin_state.borrow_index, lends.rates.borrow_index),
+            ("reserves", twin_state.reserves, lends.rates.reserves),
+            ("written off", twin_state.written_off, lends.written_off),
+            ("written off cash", twin_state.written_off_cash, lends.written_off_cash),
+        ]
+    if state.venues is not None:
+        pairs += [(name, getattr(twin_state, name), getattr(state.venues, name)) for name in ("basis", "arb_quantity", "arb_cash", "common_quantity", "common_cash")]
+    if state.marks is not None:
+        pairs += [("pushed marks", twin_state.pushed, state.marks.pushed), ("average of marks", twin_state.mark_average, state.marks.average)]
+    if state.funding is not None:
+        pairs += [("funding index", twin_state.funding_index, state.funding.index)]
+    return pairs
