@@ -17,7 +17,8 @@ from stresslev.config.load import Plan
 from stresslev.config.pools import LendingSpec
 from stresslev.config.spec import ScenarioSpec
 from stresslev.engine import accounts as perps
-from stresslev.engine import loans, network, status
+from stresslev.engine import lenders, network, status
+from stresslev.engine.lenders import Terms
 from stresslev.engine.loans import Loans
 from stresslev.engine.prices import Seen, prices
 from stresslev.engine.round import pool_cash, pool_coins
@@ -232,13 +233,13 @@ def _audit(state: State, system: System) -> _Audit:
     for p in state.populations:
         if isinstance(p, Loans):
             cash += _by_pool(p.cash, p.block_pool, pools)
-            for a, (s, d) in enumerate(zip(p.supply, p.debt, strict=True)):
+            for a, s, d in zip(p.assets or range(assets), p.supply, p.debt, strict=True):
                 coins[:, a] += _by_pool(s, p.block_pool, pools) * index[0][:, a] - _by_pool(d, p.block_pool, pools) * index[1][:, a]
         else:
             cash += _by_pool(p.equity_at_reference, p.block_pool, pools)
-            for a, q in enumerate(p.quantity):
+            for a, q in zip(p.contract_assets, p.quantity, strict=True):
                 contracts[:, a] += _by_pool(q, p.block_pool, pools)
-            for a, k in enumerate(p.collateral):
+            for a, k in zip(p.coin_assets, p.collateral, strict=True):
                 coins[:, a] += _by_pool(k, p.block_pool, pools)
     return _Audit(cash, contracts, coins)
 
@@ -250,7 +251,8 @@ def _latent(state: State, system: System, pools: int) -> np.ndarray:
     for p in state.populations:
         if isinstance(p, Loans):
             rates = state.ledger.lending.rates
-            total += _host(loans.negative_equity(p, 1 + rates.supply_growth, 1 + rates.borrow_growth, seen.venue))
+            terms = Terms(threshold=rates.supply_growth, supply_index=1 + rates.supply_growth, borrow_index=1 + rates.borrow_growth)
+            total += _host(lenders.negative_equity(p, terms, seen.venue))
         else:
             total += _host(perps.latent_deficit(p, system, seen, pools))
     return total

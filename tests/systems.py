@@ -40,6 +40,7 @@ GROUPS = {
     ),
 }
 
+LENDER = 2  # the pool that lends, where one does
 HISTORY = 4  # steps that marks remember
 BLOCK = 8
 
@@ -219,7 +220,7 @@ def _portfolio(rng, system, book, path):
         "floor_rate": rng.choice([0.0, 0.01, 0.03], pools),
         "multiplier": rng.uniform(0.5, 1.2, pools),
     }
-    book["portfolio"] = (book["pool"] == 1) & (rng.random(len(book["pool"])) < (1.0 if "queue" in system else 0.7))
+    book["portfolio"] = book["pool"] == 1
     if system["rule"][1] == "stepwise":
         system["rule"][1] = "restore"
 
@@ -236,7 +237,8 @@ def _waterfalls(rng, system, on):
     if "funds" in on:
         stages.append("shared_funds")
         system["fund_group"] = [0] * pools if rng.random() < 0.6 else [-1, 1, 1]
-    order = [*rng.permutation(stages), "nothing"][: rng.integers(1, len(stages) + 1)]
+    used = rng.integers(1, len(stages) + 1)
+    order = [stage if n < used else "nothing" for n, stage in enumerate(rng.permutation(stages))]
     system["waterfall"] = [[stage if rng.random() < 0.85 else "nothing" for stage in order] for _ in range(pools)]
     system["insurance_fund"] = rng.choice([0.0, 1e2, 1e4, 1e5], pools)
 
@@ -245,7 +247,7 @@ def _impact(rng, system, book, path):
     assets = system["n_assets"]
     forms = rng.choice(FORMS, assets)
     receipts = (system.get("receipts") or {"pool": np.full(assets, -1)})["pool"]
-    forms[0] = "power"
+    forms[: 2 if (receipts >= 0).any() else 1] = "power"  # underlyings of tokens
     forms[receipts >= 0] = "power"
     usd = np.abs(book["quantity"] * system["reference_price"]).sum(axis=0) + 1e5
     quantity = usd / system["reference_price"] * rng.uniform(3, 10, assets)

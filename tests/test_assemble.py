@@ -6,6 +6,7 @@ import pytest
 from stresslev import assemble
 from stresslev.config.load import load_system
 from stresslev.config.spec import PolicySpec, ScenarioSpec
+from stresslev.engine.types import FULL, RESTORE
 from stresslev.shocks.paths import build
 
 
@@ -18,12 +19,12 @@ def test_per_minute_and_per_year_figures_become_per_step(minutes):
     np.testing.assert_allclose(arrays.taker_fee, [0.0005, 0.0006, 0.00045])
     np.testing.assert_allclose(arrays.capacity, [500e6 * minutes, 250e6 * minutes, np.inf])
     np.testing.assert_allclose(arrays.insurance_fund, [1e9, 2e8, 4e8])
-    assert arrays.restore.tolist() == [True, False, False] and arrays.target_health[0] == 1.25
+    assert arrays.rule.tolist() == [RESTORE, FULL, FULL] and arrays.target_health[0] == 1.25
     # BTC: 45% a year; a year has 525,600 minutes
     assert arrays.reference_variance[0] == pytest.approx(0.45**2 * minutes / 525_600)
     assert arrays.transient_decay[0] == pytest.approx(0.5 ** (minutes / 2))
     assert arrays.volatility_decay[0] == pytest.approx(0.5 ** (minutes / 60))
-    assert (arrays.depth[0], arrays.impact_exponent[0], arrays.permanent_share[0]) == (976e6, 1.0, 0.05)
+    assert (arrays.impact.depth[0], arrays.impact.exponent[0], arrays.permanent_share[0]) == (976e6, 1.0, 0.05)
     assert (arrays.depth_volatility_exponent[0], arrays.depth_floor[0]) == (0.35, 0.05)
     assert arrays.tier_floor[0, 0, :3].tolist() == [0, 300e3, 800e3]
     np.testing.assert_allclose(arrays.tier_step[0, 0, :3], [0.004, 0.001, 0.0015])

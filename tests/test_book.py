@@ -6,7 +6,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from stresslev.book import files
-from stresslev.book.book import to_blocks
+from stresslev.book.layout import to_blocks
+from stresslev.book.requirement import standing
 from stresslev.book.sample import sample
 from stresslev.book.statistics import describe, positions_of
 from stresslev.config.load import load_system
@@ -41,7 +42,9 @@ def test_every_account_meets_initial_margin(book):
         rows = book.pool == v
         initial = sum(system.tier_table(pool, a).initial(np.abs(book.quantity[k, rows]) * PRICES[k]) for k, a in enumerate(system.assets))
         assert (book.equity[rows] >= initial * (1 - 1e-9)).all()
-    assert (book.equity > files.maintenance(book, system)).all()
+    have, required = standing(book, system)
+    np.testing.assert_allclose(have, book.equity)
+    assert (book.equity > required).all() and (required > 0).all()
 
 
 def test_sizes_have_the_pareto_tail():
@@ -89,7 +92,9 @@ def test_the_same_seed_gives_the_same_book_and_another_seed_another():
 
 
 def test_blocks_hold_every_account_once_and_one_pool_each(book):
-    accounts, slot = to_blocks(book, np.float64)
+    layout = to_blocks(book, dtype=np.float64)
+    (accounts,), (rows,), (slot,) = layout.populations, layout.rows, layout.slots
+    assert (rows == np.arange(len(book))).all()
     assert len(np.unique(slot)) == len(book)
     np.testing.assert_array_equal(accounts.equity_at_reference.ravel()[slot], book.equity)
     for a in range(4):
@@ -168,7 +173,7 @@ def test_accounts_already_under_water_are_warned_of(tmp_path):
     checked = files.check(_write(tmp_path, text), _system(), PRICES)
     assert checked.book is not None
     said = " ".join(map(str, checked.warnings))
-    assert "row 1" in said and "below maintenance margin" in said and "row 2" in said and "below zero" in said
+    assert "row 1" in said and "below its requirement" in said and "row 2" in said and "below zero" in said
 
 
 def test_parquet_with_wrong_types_is_refused_by_column(tmp_path):

@@ -1,6 +1,6 @@
 """From the book to the engine's populations: accounts sorted by pool, padded to blocks, pools of one sort together."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -13,30 +13,39 @@ from stresslev.engine.types import Accounts
 
 @dataclass(frozen=True)
 class Sort:
-    """What a pool's accounts need to carry."""
+    """What a pool's accounts need to carry; assets are indices into the system's, () for all."""
 
     lends: bool = False
+    assets: tuple[int, ...] = ()  # contracts of venues, reserves of lenders
+    coins: tuple[int, ...] = ()  # accepted as margin
     portfolio_margin: bool = False
     posted: bool = False  # coins as margin, or inverse contracts
     aged: bool = False  # how long an account has been under margin
 
 
 def sorts(system: SystemSpec) -> tuple[Sort, ...]:
-    """By pool, what its accounts need to carry."""
+    """By pool, what its accounts need to carry. Pools that differ only in their assets make one population, which holds the assets of any of them."""
+    names = list(system.assets)
     found = []
     for pool in system.pools.values():
         if isinstance(pool, LendingSpec):
-            found.append(Sort(lends=True))
+            found.append((Sort(lends=True), {*pool.reserves}, set()))
         else:
             rule = pool.liquidation
-            found.append(
-                Sort(
-                    portfolio_margin=pool.portfolio_margin is not None,
-                    posted=bool(pool.collateral or pool.inverse),
-                    aged=rule.auction is not None or rule.queue == "first_in",
-                )
+            kept = Sort(
+                portfolio_margin=pool.portfolio_margin is not None,
+                posted=bool(pool.collateral or pool.inverse),
+                aged=rule.auction is not None or rule.queue == "first_in",
             )
-    return tuple(found)
+            # under portfolio margin any asset can be a contract
+            contracts = {*names} if pool.portfolio_margin is not None else {*pool.tiers}
+            found.append((kept, contracts, {*pool.collateral, *pool.inverse}))
+
+    def together(sort: Sort, which: int) -> tuple[int, ...]:
+        held = set().union(*(f[which] for f in found if f[0] == sort))
+        return tuple(i for i, name in enumerate(names) if name in held)
+
+    return tuple(replace(sort, assets=together(sort, 1), coins=together(sort, 2)) for sort, _, _ in found)
 
 
 @dataclass(frozen=True)
@@ -84,8 +93,11 @@ def _population(book: Book, sort: Sort, rows: np.ndarray, dtype) -> tuple[Accoun
         out[slot] = values
         return out.reshape(shape)
 
-    def several(matrix, fill=0):
-        return tuple(place(q[rows], fill) for q in matrix)
+    everything = tuple(range(len(book.assets)))
+    assets = sort.assets or everything
+
+    def several(matrix, which, fill=0):
+        return tuple(place(matrix[a, rows], fill) for a in which)
 
     untouched, ages = np.zeros(shape, bool), np.zeros(shape, np.int32)
     if sort.lends:
@@ -95,23 +107,27 @@ def _population(book: Book, sort: Sort, rows: np.ndarray, dtype) -> tuple[Accoun
         scale = (np.abs(owned[:, rows]) * book.reference_price[:, None]).sum(axis=0)
         cash = np.where(np.abs(cash) > 1e-12 * scale, cash, 0.0)
         return Loans(
-            supply=several(np.maximum(owned, 0)),
-            debt=several(np.maximum(-owned, 0)),
+            supply=several(np.maximum(owned, 0), assets),
+            debt=several(np.maximum(-owned, 0), assets),
             cash=place(cash),
             liquidated=untouched,
             age=ages,
             block_pool=block_pool,
+            assets=assets,
         ), slot
+    coins = sort.coins or everything if sort.posted else ()
     zeros = np.zeros((len(book.assets), len(book)))
     return Accounts(
         equity_at_reference=place(book.equity[rows]),
-        quantity=several(book.quantity),
+        quantity=several(book.quantity, assets),
         liquidated=untouched,
         block_pool=block_pool,
-        collateral=several(zeros if book.collateral is None else book.collateral) if sort.posted else (),
-        entry=() if book.entry is None else several(np.where(book.entry > 0, book.entry, book.reference_price[:, None]), 1),
+        collateral=several(zeros if book.collateral is None else book.collateral, coins),
+        entry=() if book.entry is None else several(np.where(book.entry > 0, book.entry, book.reference_price[:, None]), assets, 1),
         age=ages if sort.aged else None,
         portfolio_margin=sort.portfolio_margin,
+        contracts=assets,
+        coins=coins,
     ), slot
 
 

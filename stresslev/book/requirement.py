@@ -8,7 +8,8 @@ from stresslev import assemble
 from stresslev.book.book import Book
 from stresslev.book.layout import sorts, to_blocks
 from stresslev.config.spec import PolicySpec, SystemSpec
-from stresslev.engine import health, loans
+from stresslev.engine import health, lenders
+from stresslev.engine.lenders import Terms
 from stresslev.engine.loans import Loans
 from stresslev.engine.types import cast
 
@@ -29,7 +30,8 @@ def standing(book: Book, system: SystemSpec) -> tuple[np.ndarray, np.ndarray]:
         for population, rows, slots in zip(layout.populations, layout.rows, layout.slots, strict=True):
             population = jax.tree.map(jnp.asarray, population)
             if isinstance(population, Loans):
-                found = loans.balance(population, arrays.lending.rules.liquidation_threshold, one, one, price)
+                terms = Terms(threshold=arrays.lending.rules.liquidation_threshold, supply_index=one, borrow_index=one)
+                found = lenders.balance(population, terms, price)
             else:
                 found_health = health.assess(population, health.rules_for(population, arrays, multiplier, seen))
                 found = found_health.margin_equity, found_health.required

@@ -157,16 +157,18 @@ def sample(system: SystemSpec, seed: int) -> Book:
             raise InputError(f"system {system.name}", Problem(f"pools.{name}", "", "the system has a book from a file, not one to sample", fix))
     names = tuple(system.pools)
     sizes = _pool_sizes(system)
-    if np.any(sizes == 0):
-        raise InputError(
-            f"system {system.name}", Problem("book.accounts", str(system.book.accounts), "leaves a pool without accounts", "sample more accounts")
-        )
     parts = []
     for v, (name, n) in enumerate(zip(names, sizes, strict=True)):
+        if n == 0:
+            continue
         if isinstance(system.pools[name], LendingSpec):
             parts.append(borrowers.sample(system, name, int(n), (seed, v)))
         else:
             parts.append(_perp_book(system, name, v, int(n), seed))
+    if np.any(sizes == 0):
+        raise InputError(
+            f"system {system.name}", Problem("book.accounts", str(system.book.accounts), "leaves a pool without accounts", "sample more accounts")
+        )
     pool = np.repeat(np.arange(len(names), dtype=np.int32), sizes)
     quantity, equity = np.concatenate([p[0] for p in parts], axis=1), np.concatenate([p[1] for p in parts])
     collateral, inverse = _posted(system, quantity, equity, pool)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
+from stresslev.config.pools import LendingSpec, PerpSpec
 from stresslev.config.spec import PolicySpec, RunSpec, ScenarioSpec, SuiteSpec, SystemSpec, TierFile
 from stresslev.config.tiers import TierTable, read_tiers
 from stresslev.errors import InputError, Problem, did_you_mean, shorten
@@ -162,14 +163,22 @@ def _fix(error: dict, message: str) -> str:
     return _FIXES.get(kind, f"change it so that this holds: {message}")
 
 
+#: Kind of a pool -> its specification.
+_POOLS = {"perp": PerpSpec, "lending": LendingSpec}
+
+
 def _problem(error: dict, model: type[BaseModel], prefix: str) -> Problem:
     location = tuple(p for p in error["loc"] if not (isinstance(p, str) and p.endswith(("]", "TierTable", "TierFile"))))
+    if location[:1] == ("pools",) and len(location) > 2 and location[2] in _POOLS:
+        # a pool's kind stands in the location, not in the file
+        location = (*location[:2], *location[3:])
     where = ".".join([*([prefix] if prefix else []), *(str(p) for p in location)]) or "file"
     kind, message = error["type"], error["msg"].removeprefix("Value error, ")
     if kind == "missing":
         return Problem(where, "", "is missing", "add it")
     if kind == "extra_forbidden":
-        known = _known_keys(model, location)
+        tag = error["loc"][2] if error["loc"][:1] == ("pools",) and len(error["loc"]) > 3 else None
+        known = _known_keys(_POOLS[tag], error["loc"][3:]) if tag in _POOLS else _known_keys(model, location)
         return Problem(where, shorten(error["input"]), "is not a key of this table", did_you_mean(str(location[-1]), known))
     value = "" if isinstance(error["input"], dict) else shorten(error["input"])
     if kind == "value_error":

@@ -266,7 +266,7 @@ class ReserveSpec(Spec):
             )
         if self.collateral and (1 + self.bonus) * self.liquidation_threshold > 1 + 1e-9:
             raise ValueError(
-                f"threshold {self.liquidation_threshold:g} times one plus bonus {self.bonus:g} is above 1: a liquidation at the threshold leaves bad debt"
+                f"threshold {self.liquidation_threshold:g} times 1 + bonus {self.bonus:g} is above 1: a liquidation at the threshold leaves bad debt"
             )
         return self
 

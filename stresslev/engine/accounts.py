@@ -12,7 +12,7 @@ from jax import Array, lax
 
 from stresslev.engine import margin, portfolio, requirement, select
 from stresslev.engine.blocks import add_by_pool, busy_blocks, column, over_batches, pool_sum, put, take
-from stresslev.engine.health import Health, Prices, Rules, assess, columns, contract_gain, dot, rules_for, unit_value
+from stresslev.engine.health import Health, Prices, Rules, assess, coins_held, contract_gain, dot, of_coins, of_contracts, rules_for, spread, unit_value
 from stresslev.engine.liquidation import auction_discount, restore_fraction, step_fraction
 from stresslev.engine.types import CLOSE_FACTOR, FIRST_IN, PRO_RATA, RESTORE, STEPWISE, Accounts, System
 
@@ -91,7 +91,7 @@ def _waiting(some: Accounts, rules: Rules, health: Health) -> tuple[Array, Array
     auctions = rules.auctions
     discount = jnp.where(auctions.active, auction_discount(auctions.start, auctions.growth, auctions.most, some.age), zero)
     gap = zero  # what takers lose between mark and market, USD
-    for q, m, v in zip(some.quantity, rules.mark, rules.venue, strict=True):
+    for q, m, v in zip(coins_held(some, rules), rules.mark, rules.venue, strict=True):
         gap = gap + q * (m - v)
     gross = sum(health.notionals[1:], health.notionals[0])
     return discount, auctions.active & (discount * gross < gap + auctions.required_profit * gross)
@@ -109,7 +109,7 @@ def _close(some: Accounts, rules: Rules) -> tuple[Health, Array, Array, Array]:
     def restoring():
         if rules.portfolio is not None:
             return portfolio.restore_fraction_homogeneous(health.margin_equity, health.required, gross, fee, target)
-        size = None if rules.size_scale is None else (some.quantity, rules.unit, rules.size_scale)
+        size = None if rules.size_scale is None else (coins_held(some, rules), rules.mark, rules.size_scale)
         return restore_fraction(health.margin_equity, health.notionals, rules.floor, rules.step, rules.multiplier, fee, target, size)
 
     share = one
@@ -120,24 +120,29 @@ def _close(some: Accounts, rules: Rules) -> tuple[Health, Array, Array, Array]:
     return health, jnp.where(health.under & ~waits, share, 0), discount, health.under & waits
 
 
-def _coins_sold(some: Accounts, rules: Rules, share: Array) -> tuple[Array, ...]:
-    """Posted coins sold (net) when `share` of every position is closed, decided at the venue's prices before the round.
+def _coins_kept(some: Accounts, rules: Rules, share: Array) -> tuple[tuple[Array, ...], Array]:
+    """Posted coins left when `share` of every position is closed, and the part sold of those free to be sold; decided at the venue's prices before.
 
     Closing everything, an inverse contract is a sale of face over price coins; coins that are then owed are bought back; and as much of the others
-    is sold, in equal proportion, as it takes to cover what the account owes in USD.
+    is sold, in equal proportion, as it takes to cover what the account owes in USD. Exactly nothing is left where all is closed and sold.
     """
     if not some.collateral:
-        return ()
-    after, cash = [], some.equity_at_reference
-    for a, k in enumerate(some.collateral):
-        face = jnp.zeros_like(k) if rules.inverse is None else jnp.where(rules.inverse[a], some.quantity[a], 0)
-        after.append(k - face / rules.venue[a])
-        cash = cash + some.quantity[a] * rules.venue_gain[a] + face - k * (rules.venue[a] - rules.venue_displaced[a])
-    for k, p in zip(after, rules.venue, strict=True):
+        return (), jnp.ones_like(share)
+    place = {asset: i for i, asset in enumerate(some.contract_assets)}
+    cash = dot(some.quantity, rules.venue_gain, some.equity_at_reference)
+    after = []
+    for asset, k, p, d in zip(some.coin_assets, some.collateral, rules.coin_venue, rules.coin_venue_displaced, strict=True):
+        face = jnp.zeros_like(k)
+        if rules.inverse is not None and asset in place:
+            face = jnp.where(rules.inverse[place[asset]], some.quantity[place[asset]], 0)
+        after.append(k - face / p)
+        cash = cash + face - k * (p - d)
+    for k, p in zip(after, rules.coin_venue, strict=True):
         cash = cash + jnp.minimum(k, 0) * p
-    worth = sum(jnp.maximum(k, 0) * p for k, p in zip(after, rules.venue, strict=True))
-    sold = jnp.clip(-cash / jnp.where(worth > 0, worth, jnp.ones_like(worth)), 0, 1)
-    return tuple(share * ((k - z) + sold * jnp.maximum(z, 0) + jnp.minimum(z, 0)) for k, z in zip(some.collateral, after, strict=True))
+    worth = sum(jnp.maximum(k, 0) * p for k, p in zip(after, rules.coin_venue, strict=True))
+    some_free = worth > 0
+    sold = jnp.where(some_free, jnp.clip(-cash / jnp.where(some_free, worth, jnp.ones_like(worth)), 0, 1), jnp.ones_like(worth))
+    return tuple((1 - share) * k + share * ((1 - sold) * jnp.maximum(z, 0)) for k, z in zip(some.collateral, after, strict=True)), sold
 
 
 def _gather(accounts: Accounts, rows: Array) -> Accounts:
@@ -178,8 +183,8 @@ def demand(accounts: Accounts, system: System, multiplier: Array, prices: Prices
 
     dtype = prices.mark.dtype
     zero = jnp.zeros((pools,), dtype)
-    many = tuple(zero for _ in range(assets))
-    init = (zero, many, many, many, jnp.zeros((pools,), jnp.int32))
+    many = tuple(zero for _ in accounts.quantity)
+    init = (zero, many, many, tuple(zero for _ in accounts.collateral), jnp.zeros((pools,), jnp.int32))
 
     def body(rows, carry):
         notional, longs, shorts, coins, waiting = carry
@@ -188,7 +193,8 @@ def demand(accounts: Accounts, system: System, multiplier: Array, prices: Prices
         health, share, _, waits = _close(some, rules)
         if grant is not None:
             share = share * take(grant, rows, 0)
-        sold = _coins_sold(some, rules, share)
+        left, _ = _coins_kept(some, rules, share)
+        sold = tuple(k - z for k, z in zip(some.collateral, left, strict=True))
 
         def add(totals, values):
             return tuple(add_by_pool(t, x, some.block_pool) for t, x in zip(totals, values, strict=True))
@@ -197,7 +203,7 @@ def demand(accounts: Accounts, system: System, multiplier: Array, prices: Prices
             add_by_pool(notional, share * sum(health.notionals[1:], health.notionals[0]), some.block_pool),
             add(longs, [share * jnp.maximum(q, 0) for q in some.quantity]),
             add(shorts, [share * jnp.maximum(-q, 0) for q in some.quantity]),
-            add(coins, sold) if sold else coins,
+            add(coins, sold),
             add_by_pool(waiting, waits, some.block_pool),
         )
 
@@ -206,12 +212,17 @@ def demand(accounts: Accounts, system: System, multiplier: Array, prices: Prices
         triggered=pool_sum(jnp.sum(under, axis=1, dtype=jnp.int32), accounts.block_pool, pools),
         waiting=waiting,
         notional=notional,
-        long_quantity=jnp.stack(longs, axis=1),
-        short_quantity=jnp.stack(shorts, axis=1),
-        coins=jnp.stack(coins, axis=1),
+        long_quantity=spread(longs, accounts.contract_assets, assets),
+        short_quantity=spread(shorts, accounts.contract_assets, assets),
+        coins=_spread_coins(accounts, coins, zero, assets),
         blocks=blocks,
         count=count,
     )
+
+
+def _spread_coins(accounts: Accounts, values, zero: Array, assets: int) -> Array:
+    """(V, A) from sums per posted coin; a population without any has none."""
+    return spread(values, accounts.coin_assets, assets) if accounts.collateral else jnp.stack([zero] * assets, axis=1)
 
 
 def ration(accounts: Accounts, system: System, multiplier: Array, prices: Prices, share: Array, capacity: Array) -> Array:
@@ -241,7 +252,7 @@ def _left_at(some: Accounts, displaced: tuple[Array, ...], gain: tuple[Array, ..
 def _bankruptcy_gain(some: Accounts, rules: Rules, health: Health) -> tuple[Array, ...]:
     """Per asset, (blocks, B) USD: bankruptcy price less reference price and funding, positions bearing equity in proportion to their margin."""
     by_asset = health.notionals if health.by_asset is None else health.by_asset
-    at_venue = _left_at(some, rules.venue_displaced, rules.venue_gain)
+    at_venue = _left_at(some, rules.coin_venue_displaced, rules.venue_gain)
     shares = requirement.requirement_shares(by_asset, health.notionals)
     gains = []
     for q, w, g in zip(some.quantity, shares, rules.venue_gain, strict=True):
@@ -256,7 +267,7 @@ def bankrupt(
     """The accounts that would leave a deficit if they were closed at a fill that stands `displaced` (V, A) USD away from the reference."""
     pools, assets = multiplier.shape
     zero = jnp.zeros((pools,), prices.mark.dtype)
-    many = tuple(zero for _ in range(assets))
+    many = tuple(zero for _ in accounts.quantity)
     gain = contract_gain(system, displaced, prices.funding)
 
     def body(rows, carry):
@@ -265,8 +276,8 @@ def bankrupt(
         rules = rules_for(some, system, multiplier, prices)
         health, wanted, _, _ = _close(some, rules)
         closed = wanted * _share_of(share, grant, some, rows)
-        fill_gain = columns(gain, some.block_pool)
-        left = _left_at(some, columns(displaced, some.block_pool), fill_gain)
+        fill_gain = of_contracts(some, gain)
+        left = _left_at(some, of_coins(some, displaced), fill_gain)
         closed = jnp.where(left < 0, closed, 0)
         at_bankruptcy = _bankruptcy_gain(some, rules, health)
         longs = tuple(closed * jnp.maximum(q, 0) for q in some.quantity)
@@ -284,7 +295,7 @@ def bankrupt(
         return add_by_pool(deficit, closed * jnp.maximum(-left, 0), some.block_pool), groups
 
     deficit, groups = over_batches(asked.blocks, asked.count, _block_size(accounts), body, (zero, (many,) * 6))
-    long_quantity, short_quantity, long_value, short_value, long_saved, short_saved = (jnp.stack(g, axis=1) for g in groups)
+    long_quantity, short_quantity, long_value, short_value, long_saved, short_saved = (spread(g, accounts.contract_assets, assets) for g in groups)
     return Bankrupt(
         deficit=deficit,
         long_quantity=long_quantity,
@@ -304,8 +315,8 @@ def settle(accounts: Accounts, system: System, multiplier: Array, prices: Prices
     fill_unit = unit_value(system, fills.displaced + prices.venue - prices.venue_displaced)
     dtype = prices.mark.dtype
     zero = jnp.zeros((pools,), dtype)
-    many = tuple(zero for _ in range(assets))
-    nothing = (zero, zero, zero, zero, jnp.zeros((pools,), jnp.int32), zero, many, many)
+    many, none = tuple(zero for _ in accounts.quantity), tuple(zero for _ in accounts.collateral)
+    nothing = (zero, zero, zero, zero, jnp.zeros((pools,), jnp.int32), zero, many, none)
 
     def body(rows, carry):
         accounts, done = carry
@@ -314,24 +325,21 @@ def settle(accounts: Accounts, system: System, multiplier: Array, prices: Prices
         health, wanted, discount, _ = _close(some, rules)
         share = wanted * _share_of(fills.share, fills.grant, some, rows)
         kept = tuple((1 - share) * q for q in some.quantity)
-        sold = _coins_sold(some, rules, share)
-        gain, displaced = columns(fill_gain, some.block_pool), columns(fills.displaced, some.block_pool)
-        traded = share * sum(jnp.abs(q) * u for q, u in zip(some.quantity, columns(fill_unit, some.block_pool), strict=True))
+        coins, all_sold = _coins_kept(some, rules, share)
+        sold = tuple(k - z for k, z in zip(some.collateral, coins, strict=True))
+        gain, displaced = of_contracts(some, fill_gain), of_coins(some, fills.displaced)
+        traded = share * sum(jnp.abs(q) * u for q, u in zip(some.quantity, of_contracts(some, fill_unit), strict=True))
         if fills.assumed is not None:
             gain = _assumed_gain(some, rules, health, gain, fills.assumed, prices.funding, system)
         old = some.equity_at_reference
         left = _left_at(some, displaced, gain)  # if all of it were closed at the fill
         deficit = share * jnp.maximum(-left, 0)
         closed = old + share * dot(some.quantity, gain, jnp.zeros_like(old))
-        if sold:
-            cash = dot(sold, displaced, closed) + deficit
-        else:
-            # the same, written so that an account closed in full at a loss ends at zero exactly, whatever is fused
-            cash = jnp.where(left < 0, (1 - share) * old, closed)
-        coins = tuple(k - s for k, s in zip(some.collateral, sold, strict=True))
-        equity_after = margin.equity(cash, kept, columns(after_gain, some.block_pool))
+        # an account of which all is sold at a loss keeps its share of W: written so that one closed in full ends at zero exactly, whatever is fused
+        cash = jnp.where((left < 0) & (all_sold >= 1), (1 - share) * old, dot(sold, displaced, closed) + deficit)
+        equity_after = margin.equity(cash, kept, of_contracts(some, after_gain))
         if coins:
-            equity_after = dot(coins, columns(fills.displaced_after, some.block_pool), equity_after)
+            equity_after = dot(coins, of_coins(some, fills.displaced_after), equity_after)
         taker = rules.pools["taker_fee"] * traded
         liquidator = (rules.pools["liquidator_fee"] + discount) * traded
         all_of_it = share * jnp.maximum(left, 0) - taker - liquidator
@@ -354,7 +362,7 @@ def settle(accounts: Accounts, system: System, multiplier: Array, prices: Prices
             add(newly, hit & ~some.liquidated),
             add(cash_change, cash - old),
             tuple(add(t, k - q) for t, k, q in zip(quantity_change, kept, some.quantity, strict=True)),
-            tuple(add(t, -s) for t, s in zip(coins_change, sold, strict=True)) if sold else coins_change,
+            tuple(add(t, -s) for t, s in zip(coins_change, sold, strict=True)),
         )
         accounts = replace(
             accounts,
@@ -374,17 +382,17 @@ def settle(accounts: Accounts, system: System, multiplier: Array, prices: Prices
         deficit=lost,
         newly_liquidated=newly,
         cash_change=cash_change,
-        quantity_change=jnp.stack(quantity_change, axis=1),
-        coins_change=jnp.stack(coins_change, axis=1),
+        quantity_change=spread(quantity_change, accounts.contract_assets, assets),
+        coins_change=_spread_coins(accounts, coins_change, zero, assets),
     )
 
 
 def _assumed_gain(some, rules, health, gain, assumed: Assumed, funding: Array, system: System) -> tuple[Array, ...]:
     """The fill of each position, the part that winners assume at its bankruptcy price and the rest in the market, less reference and funding."""
     tried = contract_gain(system, assumed.displaced, funding)
-    left = _left_at(some, columns(assumed.displaced, some.block_pool), columns(tried, some.block_pool))
+    left = _left_at(some, of_coins(some, assumed.displaced), of_contracts(some, tried))
     at_bankruptcy = _bankruptcy_gain(some, rules, health)
-    longs, shorts = columns(assumed.long_share, some.block_pool), columns(assumed.short_share, some.block_pool)
+    longs, shorts = of_contracts(some, assumed.long_share), of_contracts(some, assumed.short_share)
     mixed = []
     for q, g, b, by_long, by_short in zip(some.quantity, gain, at_bankruptcy, longs, shorts, strict=True):
         part = jnp.where(left < 0, jnp.where(q > 0, by_long, by_short), 0)
@@ -394,8 +402,8 @@ def _assumed_gain(some, rules, health, gain, assumed: Assumed, funding: Array, s
 
 def latent_deficit(accounts: Accounts, system: System, prices: Prices, pools: int) -> Array:
     """(V,) USD of negative equity in accounts that still hold positions: losses made and not settled."""
-    gain = columns(contract_gain(system, prices.venue_displaced, prices.funding), accounts.block_pool)
-    left = _left_at(accounts, columns(prices.venue_displaced, accounts.block_pool), gain)
+    gain = of_contracts(accounts, contract_gain(system, prices.venue_displaced, prices.funding))
+    left = _left_at(accounts, of_coins(accounts, prices.venue_displaced), gain)
     return pool_sum(jnp.sum(jnp.maximum(-left, 0), axis=1), accounts.block_pool, pools)
 
 
@@ -407,12 +415,12 @@ def begin_step(accounts: Accounts, system: System, multiplier: Array, prices: Pr
     return replace(accounts, age=jnp.where(under, accounts.age + 1, 0))
 
 
-def totals(accounts: Accounts, pools: int) -> tuple[Array, Array, Array]:
+def totals(accounts: Accounts, pools: int, assets: int) -> tuple[Array, Array, Array]:
     """Sums by pool: `equity_at_reference` (V,), long and short quantity (V, A)."""
 
     def by_pool(values):
         return pool_sum(jnp.sum(values, axis=1), accounts.block_pool, pools)
 
-    longs = jnp.stack([by_pool(jnp.maximum(q, 0)) for q in accounts.quantity], axis=1)
-    shorts = jnp.stack([by_pool(jnp.maximum(-q, 0)) for q in accounts.quantity], axis=1)
+    longs = spread([by_pool(jnp.maximum(q, 0)) for q in accounts.quantity], accounts.contract_assets, assets)
+    shorts = spread([by_pool(jnp.maximum(-q, 0)) for q in accounts.quantity], accounts.contract_assets, assets)
     return by_pool(accounts.equity_at_reference), longs, shorts

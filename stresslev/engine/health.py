@@ -1,6 +1,6 @@
 """How perp accounts stand: equity, requirement and health at the pools' marks."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
@@ -25,18 +25,20 @@ class Prices:
 
 @dataclass(frozen=True)
 class Rules:
-    """The parameters of the pools and their prices, expanded to blocks; per-asset values as tuples of (blocks, 1)."""
+    """The parameters of the pools and their prices, expanded to blocks; values per contract or posted coin as tuples of (blocks, 1)."""
 
     unit: tuple[Array, ...]  # USD of notional per contract
     gain: tuple[Array, ...]  # USD by which a contract stands above its reference at the mark
     venue_gain: tuple[Array, ...]  # the same at the venue's price
-    mark: tuple[Array, ...]
-    mark_displaced: tuple[Array, ...]
+    mark: tuple[Array, ...]  # of the contracts' assets
     venue: tuple[Array, ...]
-    venue_displaced: tuple[Array, ...]
-    inverse: tuple[Array, ...] | None
+    inverse: tuple[Array, ...] | None  # per contract
+    coin_mark: tuple[Array, ...]
+    coin_displaced: tuple[Array, ...]  # mark less reference
+    coin_venue: tuple[Array, ...]
+    coin_venue_displaced: tuple[Array, ...]
     haircut: tuple[Array, ...] | None
-    floor: Array  # (blocks, 1, A, K): the unit axis stands for the accounts of a block
+    floor: Array  # (blocks, 1, contracts, K): the unit axis stands for the accounts of a block
     step: Array
     multiplier: tuple[Array, ...]
     pools: dict[str, Array]  # name -> (blocks, 1), one per field of System by pool
@@ -48,10 +50,27 @@ class Rules:
 _BY_POOL = ("rule", "target_health", "close_factor", "full_below", "liquidation_fee", "taker_fee", "liquidator_fee", "takeover")
 
 
-def columns(values: Array, block_pool: Array) -> tuple[Array, ...]:
-    """(V, A) by pool to A columns (blocks, 1)."""
+def columns(values: Array, block_pool: Array, assets: tuple[int, ...]) -> tuple[Array, ...]:
+    """(V, A) by pool to one column (blocks, 1) per asset asked for."""
     rows = values[block_pool]
-    return tuple(column(rows[:, a]) for a in range(values.shape[1]))
+    return tuple(column(rows[:, a]) for a in assets)
+
+
+def of_contracts(accounts: Accounts, values: Array) -> tuple[Array, ...]:
+    """(V, A) to columns for the contracts of a population."""
+    return columns(values, accounts.block_pool, accounts.contract_assets)
+
+
+def of_coins(accounts: Accounts, values: Array) -> tuple[Array, ...]:
+    """(V, A) to columns for the posted coins of a population."""
+    return columns(values, accounts.block_pool, accounts.coin_assets)
+
+
+def spread(values, assets: tuple[int, ...], total: int) -> Array:
+    """(V, A) from (V,) sums for some of the assets; zero for the others."""
+    by_asset = dict(zip(assets, values, strict=True))
+    zero = jnp.zeros_like(next(iter(by_asset.values()))) if by_asset else None
+    return jnp.stack([by_asset.get(a, zero) for a in range(total)], axis=1)
 
 
 def contract_gain(system: System, displaced: Array, funding: Array) -> Array:
@@ -65,26 +84,53 @@ def unit_value(system: System, price: Array) -> Array:
     return price if system.inverse is None else jnp.where(system.inverse, 1, price)
 
 
-def _rules(block_pool: Array, system: System, multiplier: Array, prices: Prices, by_portfolio: bool, posted: bool) -> Rules:
-    def expand(x):
-        return None if x is None else columns(x, block_pool)
+def _portfolio(accounts: Accounts, system: System) -> portfolio.PortfolioMargin | None:
+    if not accounts.portfolio_margin:
+        return None
+    held = jnp.array(accounts.contract_assets, jnp.int32)
+    rules = system.portfolio
+    return portfolio.by_block(
+        replace(
+            rules,
+            shocks=rules.shocks[..., held],
+            correlation=rules.correlation[:, held][..., held],
+            covariance=rules.covariance[:, held][..., held],
+        ),
+        accounts.block_pool,
+    )
 
+
+def rules_for(accounts: Accounts, system: System, multiplier: Array, prices: Prices) -> Rules:
+    """Rules and prices for a population, or for some of its blocks."""
+    block_pool = accounts.block_pool
+    held = jnp.array(accounts.contract_assets, jnp.int32)
+
+    def contracts(x):
+        return of_contracts(accounts, x)
+
+    def coins(x):
+        return of_coins(accounts, x)
+
+    posted = bool(accounts.collateral)
+    size = system.size_scale
     return Rules(
-        unit=columns(unit_value(system, prices.mark), block_pool),
-        gain=columns(contract_gain(system, prices.mark_displaced, prices.funding), block_pool),
-        venue_gain=columns(contract_gain(system, prices.venue_displaced, prices.funding), block_pool),
-        mark=columns(prices.mark, block_pool),
-        mark_displaced=columns(prices.mark_displaced, block_pool),
-        venue=columns(prices.venue, block_pool),
-        venue_displaced=columns(prices.venue_displaced, block_pool),
-        inverse=expand(system.inverse) if posted else None,
-        haircut=expand(system.haircut) if posted else None,
-        floor=system.tier_floor[block_pool][:, None],
-        step=system.tier_step[block_pool][:, None],
-        multiplier=columns(multiplier, block_pool),
+        unit=contracts(unit_value(system, prices.mark)),
+        gain=contracts(contract_gain(system, prices.mark_displaced, prices.funding)),
+        venue_gain=contracts(contract_gain(system, prices.venue_displaced, prices.funding)),
+        mark=contracts(prices.mark),
+        venue=contracts(prices.venue),
+        inverse=contracts(system.inverse) if posted and system.inverse is not None else None,
+        coin_mark=coins(prices.mark),
+        coin_displaced=coins(prices.mark_displaced),
+        coin_venue=coins(prices.venue),
+        coin_venue_displaced=coins(prices.venue_displaced),
+        haircut=coins(system.haircut) if posted else None,
+        floor=system.tier_floor[block_pool][:, None, held],
+        step=system.tier_step[block_pool][:, None, held],
+        multiplier=contracts(multiplier),
         pools={name: column(getattr(system, name)[block_pool]) for name in _BY_POOL},
-        size_scale=None if system.size_scale is None else jax.tree.map(lambda x: x[block_pool][:, None], system.size_scale),
-        portfolio=portfolio.by_block(system.portfolio, block_pool) if by_portfolio else None,
+        size_scale=None if size is None else jax.tree.map(lambda x: x[block_pool][:, None, held], size),
+        portfolio=_portfolio(accounts, system),
         auctions=None if system.auctions is None else jax.tree.map(lambda x: column(x[block_pool]), system.auctions),
     )
 
@@ -106,18 +152,27 @@ class Health:
 
 
 def dot(left: tuple[Array, ...], right: tuple[Array, ...], start: Array) -> Array:
+    """`start + sum_a left_a right_a`."""
     total = start
     for x, y in zip(left, right, strict=True):
         total = total + x * y
     return total
 
 
+def coins_held(some: Accounts, rules: Rules) -> tuple[Array, ...]:
+    """Positions in coins: quantities, faces over the mark where inverse."""
+    if rules.inverse is None:
+        return some.quantity
+    return tuple(jnp.where(i, q / p, q) for q, i, p in zip(some.quantity, rules.inverse, rules.mark, strict=True))
+
+
 def assess(some: Accounts, rules: Rules) -> Health:
+    """Equity, notionals and requirement of accounts in blocks."""
     equity = margin.equity(some.equity_at_reference, some.quantity, rules.gain)
     margin_equity = equity
     if some.collateral:
-        equity = margin_equity = dot(some.collateral, rules.mark_displaced, equity)
-        for k, h, p in zip(some.collateral, rules.haircut, rules.mark, strict=True):
+        equity = margin_equity = dot(some.collateral, rules.coin_displaced, equity)
+        for k, h, p in zip(some.collateral, rules.haircut, rules.coin_mark, strict=True):
             margin_equity = margin_equity - h * jnp.maximum(k, 0) * p
     notionals = margin.notional(some.quantity, rules.unit)
     if rules.portfolio is not None:
@@ -126,14 +181,10 @@ def assess(some: Accounts, rules: Rules) -> Health:
         required = level * portfolio.requirement(exposure, sum(notionals[1:], notionals[0]), rules.portfolio)
         return Health(equity, margin_equity, notionals, None, required)
     if rules.size_scale is not None:
-        by_asset = requirement.position_margins(some.quantity, rules.unit, rules.floor, rules.step, rules.multiplier, rules.size_scale)
+        by_asset = requirement.position_margins(coins_held(some, rules), rules.mark, rules.floor, rules.step, rules.multiplier, rules.size_scale)
     else:
         by_asset = tuple(
             m * margin.tier_margin(n, rules.floor[..., a, :], rules.step[..., a, :])
             for a, (m, n) in enumerate(zip(rules.multiplier, notionals, strict=True))
         )
     return Health(equity, margin_equity, notionals, by_asset, sum(by_asset[1:], by_asset[0]))
-
-
-def rules_for(accounts: Accounts, system: System, multiplier: Array, prices: Prices) -> Rules:
-    return _rules(accounts.block_pool, system, multiplier, prices, accounts.portfolio_margin, bool(accounts.collateral))

@@ -7,7 +7,7 @@ Every account is looked at in every round (one dense pass that only reads). Bloc
 What the rule asks of an account is scaled as a whole by the share its pool can carry out, so every amount below is linear in that share.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,7 @@ class Loans:
     liquidated: Array  # (nb, B) bool, any part of it was ever liquidated
     age: Array  # (nb, B) int32 consecutive steps that began under margin, the present one included
     block_pool: Array  # (nb,) int32
+    assets: tuple[int, ...] | None = field(default=None, metadata={"static": True})  # of `supply` and `debt` in the system; None: all, in order
 
 
 @jax.tree_util.register_dataclass
@@ -193,7 +194,8 @@ def begin_step(loans: Loans, threshold: Array, supply_index: Array, borrow_index
 
 def _gather(loans: Loans, rows: Array) -> Loans:
     """The accounts of some blocks; rows past the end give empty accounts of pool 0."""
-    return Loans(
+    return replace(
+        loans,
         supply=tuple(take(s, rows, 0) for s in loans.supply),
         debt=tuple(take(d, rows, 0) for d in loans.debt),
         cash=take(loans.cash, rows, 0),

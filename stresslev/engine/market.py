@@ -36,7 +36,8 @@ def _makers_left(state: State, system: System, log_price: Array) -> Array:
     if state.funding is not None:
         gain = gain - state.funding.index
     if system.inverse is not None:
-        gain, unit = jnp.where(system.inverse, 0, gain), jnp.where(system.inverse, 1, unit)
+        # the exposure of a contract of fixed face is in the coins
+        gain, unit = jnp.where(system.inverse, 0, gain), jnp.where(system.inverse, 0, unit)
     inventory = jnp.sum(contracts * unit, axis=0) + jnp.sum(ledger.maker_coins, axis=0) * price
     profit = jnp.sum(ledger.maker_cash + contracts * gain, axis=0) + jnp.sum(ledger.maker_coins, axis=0) * displaced
     return makers.depth_factor(system.makers, inventory_usd=inventory, profit_usd=profit)

@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from stresslev.engine import loans as lending
+from stresslev.engine import lenders
 from stresslev.engine.blocks import column
 from stresslev.engine.health import Prices, assess, rules_for
+from stresslev.engine.lenders import Terms
 from stresslev.engine.loans import Loans
 from stresslev.engine.types import Accounts, Owners, System
 
@@ -25,22 +26,32 @@ def _linked(population: Accounts | Loans, slot: Array) -> Accounts | Loans:
     return replace(jax.tree.map(lambda x: x if x.ndim == 0 else _flat(x, slot), rows), block_pool=block)
 
 
-def _room(some: Accounts | Loans, system: System, multiplier: Array, prices: Prices, indices, owners: Owners) -> tuple[Array, Array]:
+def _room(some: Accounts | Loans, system: System, multiplier: Array, prices: Prices, terms: Terms | None, owners: Owners) -> tuple[Array, Array]:
     """(L,) USD that a called account needs to be back at `top_up`, and that a healthy one can spare above `keep`."""
     if isinstance(some, Loans):
-        threshold, supply_index, borrow_index = indices
-        weighted, owed = lending.balance(some, threshold, supply_index, borrow_index, prices.mark)
-        under, have, required = ~(weighted >= owed), weighted, owed
+        weighted, owed = lenders.balance(some, terms, prices.mark)
+        under = ~(weighted >= owed)
+        need, spare = _loan_room(weighted, owed, some.cash, owners)
     else:
         health = assess(some, rules_for(some, system, multiplier, prices))
-        under, have, required = health.under, health.margin_equity, health.required
-    need = jnp.where(under, jnp.maximum(owners.top_up * required - have, 0), 0)
-    spare = jnp.where(under, 0, jnp.maximum(have - owners.keep * required, 0))
+        under = health.under
+        need, spare = owners.top_up * health.required - health.margin_equity, health.margin_equity - owners.keep * health.required
+    need, spare = jnp.where(under, jnp.maximum(need, 0), 0), jnp.where(under, 0, jnp.maximum(spare, 0))
     return need[:, 0], spare[:, 0]
 
 
+def _loan_room(weighted: Array, owed: Array, cash: Array, owners: Owners) -> tuple[Array, Array]:
+    """USD that brings a loan to `top_up`, and USD that leaves it at `keep`: money first repays a debt in USD, and is first taken from USD held."""
+    debt, held = jnp.maximum(-cash, 0), jnp.maximum(cash, 0)
+    repaying = owed - weighted / owners.top_up
+    need = jnp.where(repaying <= debt, repaying, debt + owners.top_up * (owed - debt) - weighted)
+    paying = weighted - owners.keep * owed
+    spare = jnp.where(paying <= held, paying, held + (weighted - held) / owners.keep - owed)
+    return need, spare
+
+
 def call_margin(
-    populations: tuple[Accounts | Loans, ...], system: System, multiplier: Array, prices: Prices, indices, open_share: Array
+    populations: tuple[Accounts | Loans, ...], system: System, multiplier: Array, prices: Prices, terms: Terms | None, open_share: Array
 ) -> tuple[tuple[Accounts | Loans, ...], Array]:
     """Move margin between accounts of one owner.
 
@@ -52,7 +63,7 @@ def call_margin(
     Returns: populations, and USD that came into each pool (V,), adding up to zero.
     """
     owners = system.owners
-    rooms = [_room(_linked(p, slot), system, multiplier, prices, indices, owners) for p, slot in zip(populations, owners.slot, strict=True)]
+    rooms = [_room(_linked(p, slot), system, multiplier, prices, terms, owners) for p, slot in zip(populations, owners.slot, strict=True)]
 
     def by_owner(values):
         total = jnp.zeros_like(owners.nobody)

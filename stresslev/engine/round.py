@@ -7,11 +7,11 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from stresslev.engine import accounts as perps
-from stresslev.engine import impact, venues, waterfall, winners
-from stresslev.engine import loans as lending
+from stresslev.engine import impact, lenders, venues, waterfall, winners
 from stresslev.engine import market as markets
 from stresslev.engine.accounts import Assumed, Bankrupt, Demand, Fills, Settlement
 from stresslev.engine.health import Prices, contract_gain
+from stresslev.engine.lenders import Terms
 from stresslev.engine.loans import LoanDemand, Loans, LoanSettlement
 from stresslev.engine.prices import Seen, common_log_price, prices
 from stresslev.engine.types import ADL, Accounts, Channels, Ledger, State, System
@@ -25,7 +25,7 @@ class Conditions:
 
     seen: Seen
     multiplier: Array  # (V, A) of perp requirements
-    threshold: Array | None  # (V, A) liquidation thresholds in force
+    threshold: Array | None  # (V, A) liquidation thresholds of lenders in force
     thinning: Array  # (A,) factor on depth
     opening: Array  # (A,) log price at the opening of the step
 
@@ -50,7 +50,7 @@ class Flows:
     triggered: Array  # (V,) int32 demands for closing (an account may ask in several rounds)
     waiting: Array  # (V,) int32 demands that nobody took up at the price offered
     newly_liquidated: Array  # (V,) int32 accounts touched for the first time
-    closed_long: Array  # (V, A) coins: longs closed, collateral sold or seized
+    closed_long: Array  # (V, A) coins: longs closed (faces over the price), collateral sold or seized
     closed_short: Array  # (V, A) coins: shorts closed, debt repaid
     closed_long_usd: Array  # (V, A) USD at the fill price
     closed_short_usd: Array  # (V, A) USD at the fill price
@@ -85,10 +85,10 @@ def add(*trees):
     return jax.tree.map(lambda *leaves: sum(leaves[1:], leaves[0]), *trees)
 
 
-def indices(state: State, conditions: Conditions) -> tuple[Array, Array, Array]:
-    """Liquidation thresholds in force, supply index and borrow index, (V, A)."""
+def lending_terms(state: State, conditions: Conditions) -> Terms:
+    """Thresholds and indices as they stand."""
     rates = state.ledger.lending.rates
-    return conditions.threshold, 1 + rates.supply_growth, 1 + rates.borrow_growth
+    return Terms(threshold=conditions.threshold, supply_index=1 + rates.supply_growth, borrow_index=1 + rates.borrow_growth)
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def _ask(state: State, system: System, conditions: Conditions, seen: Prices, cap
     found = []
     for p in state.populations:
         if isinstance(p, Loans):
-            found.append(lending.demand(p, system.lending.rules, *indices(state, conditions), seen.mark, seen.venue))
+            found.append(lenders.demand(p, system.lending.rules, lending_terms(state, conditions), seen))
         else:
             found.append(perps.demand(p, system, conditions.multiplier, seen))
     notional = sum(d.notional for d in found)
@@ -156,12 +156,15 @@ def _closing(asked: _Asked, assets: int) -> _Closing:
     return _Closing(longs, shorts, sold, bought)
 
 
-def _coins(system: System, closing: _Closing, venue: Array) -> Array:
+def _faces(system: System, contracts: Array) -> Array:
+    """(V, A) the part of some contracts that is of fixed USD face: it reaches the market through the coins of its accounts."""
+    return jnp.zeros_like(contracts) if system.inverse is None else jnp.where(system.inverse, contracts, 0)
+
+
+def _coins(system: System, closing: _Closing) -> Array:
     """(V, A) coins that reach the market, sold less bought."""
     contracts = closing.net_contracts()
-    if system.inverse is not None:
-        contracts = jnp.where(system.inverse, contracts / venue, contracts)
-    return contracts + closing.net_coins()
+    return contracts - _faces(system, contracts) + closing.net_coins()
 
 
 def _in_markets(system: System, values: Array) -> Array:
@@ -312,12 +315,12 @@ class _Done:
     loans: LoanSettlement | None
 
 
-def _settle(populations, system, conditions, seen: Prices, asked: _Asked, fills: Fills, index) -> _Done:
+def _settle(populations, system, conditions, seen: Prices, asked: _Asked, fills: Fills, terms: Terms | None) -> _Done:
     after, closed, repaid = [], [], []
     for p, d, grant in zip(populations, asked.single, asked.grants, strict=True):
         if isinstance(p, Loans):
             price = system.reference_price[None, :] + fills.displaced
-            p, s = lending.settle(p, system.lending.rules, *index, seen.mark, seen.venue, d, asked.share, price)
+            p, s = lenders.settle(p, system.lending.rules, terms, seen, d, asked.share, price)
             repaid.append(s)
         else:
             p, s = perps.settle(p, system, conditions.multiplier, seen, d, replace(fills, grant=grant))
@@ -334,23 +337,23 @@ def round_of_liquidation(state: State, system: System, channels: Channels, condi
     seen = prices(state, system, conditions.seen)
     asked = _ask(state, system, conditions, seen, flow.capacity)
     closing = _closing(asked, system.reference_price.shape[0])
-    reached = _traded(flow, system, _coins(system, closing, seen.venue), seen.venue)
+    reached = _traded(flow, system, _coins(system, closing), seen.venue)
     moved = push(state, system, channels, conditions, flow, reached)
     plan, winning = None, None
     if system.adl is not None:
         tried = _fill(system, seen, prices(moved, system, conditions.seen))
         plan = _deleveraging(state, system, conditions, seen, asked, tried)
         closing = replace(closing, longs=closing.longs - plan.long_quantity, shorts=closing.shorts - plan.short_quantity)
-        reached = _traded(flow, system, _coins(system, closing, seen.venue), seen.venue)
+        reached = _traded(flow, system, _coins(system, closing), seen.venue)
         moved = push(state, system, channels, conditions, flow, reached)
     after = prices(moved, system, conditions.seen)
     fill = _fill(system, seen, after)
     fills = Fills(
         share=asked.share, grant=None, displaced=fill, displaced_after=after.venue_displaced, assumed=None if plan is None else plan.assumed
     )
-    index = None if system.lending is None else indices(state, conditions)
-    done = _settle(state.populations, system, conditions, seen, asked, fills, index)
-    ledger, deficit, written = _book(state.ledger, system, closing, done, seen, fill, index)
+    terms = None if system.lending is None else lending_terms(state, conditions)
+    done = _settle(state.populations, system, conditions, seen, asked, fills, terms)
+    ledger, deficit, written = _book(state.ledger, system, closing, done, seen, fill)
     populations = done.populations
     if plan is not None:
         winning = _assume(state, populations, system, conditions, seen, plan)
@@ -362,14 +365,12 @@ def round_of_liquidation(state: State, system: System, channels: Channels, condi
             short_quantity=ledger.short_quantity - plan.short_quantity - winning.shorts,
         )
     ledger, populations, borne = waterfall.settle(ledger, populations, system, deficit, written, after)
-    flows = _flows(state.ledger, ledger, system, asked, closing, done, deficit, borne, plan, winning, fill, index)
+    flows = _flows(state.ledger, ledger, system, asked, closing, done, deficit, borne, plan, winning, fill, seen.venue, terms)
     new_state = replace(moved, populations=populations, ledger=ledger)
     return new_state, flows, replace(reached, capacity=asked.capacity), asked.short
 
 
-def _book(
-    ledger: Ledger, system: System, closing: _Closing, done: _Done, seen: Prices, fill: Array, index
-) -> tuple[Ledger, Array, WrittenOff | None]:
+def _book(ledger: Ledger, system: System, closing: _Closing, done: _Done, seen: Prices, fill: Array) -> tuple[Ledger, Array, WrittenOff | None]:
     """Makers, fees and lending totals after the fills; deficits (V,) USD and written-off debt still to be borne."""
     net = closing.net_contracts()
     gain = contract_gain(system, fill, seen.funding)
@@ -387,10 +388,10 @@ def _book(
         s = done.loans
         bought = s.seized - s.protocol_fee - s.repaid
         coins = coins + bought
-        # USD that reached the accounts came from the makers; booked with the asset first, in their convention of equity at reference prices
-        usd = s.cash_change - s.written_off_cash
-        first = (jnp.arange(net.shape[1]) == 0).astype(net.dtype)[None, :]
-        maker_cash = maker_cash + bought * system.reference_price[None, :] - usd[:, None] * first
+        maker_cash = maker_cash - bought * fill
+        # what makers pay for the coins and accounts do not get stays with the liquidators
+        paid = jnp.sum(bought * (system.reference_price[None, :] + fill), axis=1)
+        liquidators = liquidators + paid - (s.cash_change - s.written_off_cash)
         deficit = deficit + s.deficit
         written = WrittenOff(coins=s.written_off, cash=s.written_off_cash, mark=seen.mark)
         totals = replace(
@@ -434,11 +435,12 @@ def pool_coins(ledger: Ledger, index_of_supply: Array | None) -> Array:
     return ledger.maker_coins + deposits + lend.rates.reserves - lend.written_off
 
 
-def _flows(before: Ledger, after: Ledger, system, asked: _Asked, closing: _Closing, done: _Done, deficit, borne: Borne, plan, winning, fill, index):
+def _flows(
+    before: Ledger, after: Ledger, system, asked: _Asked, closing: _Closing, done: _Done, deficit, borne: Borne, plan, winning, fill, venue, terms
+):
     flows = no_flows(system)
     triggered = sum(d.triggered for d in asked.single)
     price = system.reference_price[None, :] + fill
-    unit = price if system.inverse is None else jnp.where(system.inverse, 1, price)
     longs, shorts = closing.longs, closing.shorts
     cash = borne.cash_change - borne.shared_in + (pool_cash(after, system) - pool_cash(before, system))
     quantity = after.maker_quantity - before.maker_quantity
@@ -457,12 +459,16 @@ def _flows(before: Ledger, after: Ledger, system, asked: _Asked, closing: _Closi
     if done.loans is not None:
         s = done.loans
         cash = cash + s.cash_change
-        coins = coins + s.supply_change * index[1] - s.debt_change * index[2]
+        coins = coins + s.supply_change * terms.supply_index - s.debt_change * terms.borrow_index
         newly = newly + s.newly_liquidated
     if after.lending is not None:
         # deposits cut by a socialised loss: borrowers' collateral shrinks with all others'
         cut = after.lending.rates.supply_growth - before.lending.rates.supply_growth
         coins = coins + after.lending.supply_units * cut
+    faces = _faces(system, longs), _faces(system, shorts)
+    further = closing.coins_sold - (faces[0] - faces[1]) / venue  # coins that are not those of a contract
+    sold = longs - faces[0] + faces[0] / venue + jnp.maximum(further, 0)
+    bought = shorts - faces[1] + faces[1] / venue + jnp.maximum(-further, 0) + closing.coins_bought
     old_index = None if before.lending is None else 1 + before.lending.rates.supply_growth
     new_index = None if after.lending is None else 1 + after.lending.rates.supply_growth
     coins = coins + (pool_coins(after, new_index) - pool_coins(before, old_index))
@@ -471,10 +477,10 @@ def _flows(before: Ledger, after: Ledger, system, asked: _Asked, closing: _Closi
         triggered=triggered,
         waiting=sum(d.waiting for d in asked.single),
         newly_liquidated=newly,
-        closed_long=longs + jnp.maximum(closing.coins_sold, 0),
-        closed_short=shorts + jnp.maximum(closing.coins_bought, 0),
-        closed_long_usd=longs * unit + jnp.maximum(closing.coins_sold, 0) * price,
-        closed_short_usd=shorts * unit + jnp.maximum(closing.coins_bought, 0) * price,
+        closed_long=sold,
+        closed_short=bought,
+        closed_long_usd=sold * price,
+        closed_short_usd=bought * price,
         deleveraged=deleveraged,
         deficit=deficit + adl_usd,
         fund_draw=borne.fund_draw,

@@ -7,8 +7,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from stresslev.engine import accounts as perps
-from stresslev.engine import cover, funding, marks, rates, venues
-from stresslev.engine import loans as lending
+from stresslev.engine import cover, funding, lenders, marks, rates, venues
 from stresslev.engine import market as markets
 from stresslev.engine.loans import Loans
 from stresslev.engine.step import Record, open_interest, step
@@ -35,10 +34,10 @@ def initial_state(system: System, populations: tuple[Accounts | Loans, ...], *, 
     longs = shorts = supplied = owed = none
     for p in populations:
         if isinstance(p, Loans):
-            supply, debt, _ = lending.totals(p, pools)
+            supply, debt, _ = lenders.totals(p, pools, assets)
             supplied, owed = supplied + supply, owed + debt
         else:
-            _, more_longs, more_shorts = perps.totals(p, pools)
+            _, more_longs, more_shorts = perps.totals(p, pools, assets)
             longs, shorts = longs + more_longs, shorts + more_shorts
     book = None
     if system.lending is not None:

@@ -7,14 +7,13 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from stresslev.engine import accounts as perps
-from stresslev.engine import cover, funding, marks, owners, rates, requirement, status, venues
-from stresslev.engine import loans as lending
+from stresslev.engine import cover, funding, impact, lenders, marks, owners, rates, requirement, status, venues
 from stresslev.engine import market as markets
 from stresslev.engine.health import Prices
 from stresslev.engine.loans import Loans
 from stresslev.engine.margin import displacement
 from stresslev.engine.prices import Seen, common_log_price, prices, venue_log_price
-from stresslev.engine.round import Conditions, Flow, Flows, add, indices, no_flows, push, round_of_liquidation
+from stresslev.engine.round import Conditions, Flow, Flows, add, lending_terms, no_flows, push, round_of_liquidation
 from stresslev.engine.types import Channels, Path, Policy, State, System
 
 
@@ -76,8 +75,12 @@ def _arbitrage(state: State, system: System, channels: Channels, thinning: Array
     state = replace(state, venues=settled)
     conditions = Conditions(seen=None, multiplier=None, threshold=None, thinning=thinning, opening=opening)
     moved = push(state, system, channels, conditions, idle, flow)
-    before, after = displacement(opening, reference), displacement(common_log_price(moved, system), reference)
-    arbitraged = venues.settle_common(moved.venues, trades, displaced_fill=(before + after) / 2)
+    closing = common_log_price(moved, system)
+    mean = (displacement(opening, reference) + displacement(closing, reference)) / 2
+    form = system.impact.form
+    geometric = impact.average_price(form, reference * jnp.exp(opening), reference * jnp.exp(closing)) - reference
+    fill = jnp.where(form == impact.CONSTANT_PRODUCT, geometric, mean)
+    arbitraged = venues.settle_common(moved.venues, trades, displaced_fill=fill)
     ledger = replace(
         state.ledger,
         maker_quantity=state.ledger.maker_quantity - trades.coins,
@@ -100,8 +103,10 @@ def _accrue_funding(state: State, system: System, venue: Array, now: Path, outag
     premium = none if now.premium is None else now.premium
     after, rate = funding.accrue(system.funding, state.funding, reference * jnp.exp(venue), reference * jnp.exp(at_index), premium, skew, outage)
     step = after.index - state.funding.index
-    paid = jnp.maximum(step, 0) * (ledger.long_quantity + jnp.maximum(ledger.maker_quantity, 0))
-    received = jnp.maximum(-step, 0) * (ledger.short_quantity + jnp.maximum(-ledger.maker_quantity, 0))
+    longs, shorts = ledger.long_quantity + jnp.maximum(ledger.maker_quantity, 0), ledger.short_quantity + jnp.maximum(-ledger.maker_quantity, 0)
+    if state.venues is not None:
+        longs, shorts = longs + jnp.maximum(state.venues.arb_quantity, 0), shorts + jnp.maximum(-state.venues.arb_quantity, 0)
+    paid, received = jnp.maximum(step, 0) * longs, jnp.maximum(-step, 0) * shorts
     if system.inverse is not None:
         paid, received = jnp.where(system.inverse, 0, paid), jnp.where(system.inverse, 0, received)
     return replace(state, funding=after), rate, jnp.sum(paid + received, axis=1)
@@ -141,7 +146,7 @@ def _begin(state: State, system: System, conditions: Conditions) -> State:
     populations = []
     for p in state.populations:
         if isinstance(p, Loans):
-            populations.append(lending.begin_step(p, *indices(state, conditions), seen.mark))
+            populations.append(lenders.begin_step(p, lending_terms(state, conditions), seen))
         else:
             populations.append(perps.begin_step(p, system, conditions.multiplier, seen))
     return replace(state, populations=tuple(populations))
@@ -182,9 +187,9 @@ def step(state: State, system: System, policy: Policy, channels: Channels, now: 
     )
     margin_calls = jnp.zeros_like(system.insurance_fund)
     if system.owners is not None:
-        index = None if system.lending is None else indices(state, conditions)
+        terms = None if system.lending is None else lending_terms(state, conditions)
         called, margin_calls = owners.call_margin(
-            state.populations, system, conditions.multiplier, prices(state, system, conditions.seen), index, channels.owners
+            state.populations, system, conditions.multiplier, prices(state, system, conditions.seen), terms, channels.owners
         )
         state = replace(state, populations=called)
     state = _begin(state, system, conditions)
@@ -206,8 +211,11 @@ def step(state: State, system: System, policy: Policy, channels: Channels, now: 
     ends = prices(closed, system, conditions.seen)
     if closed.marks is not None:
         closed = replace(closed, marks=marks.close_step(closed.marks, jnp.log(ends.mark / system.reference_price[None, :])))
-    closed = cover.clear(closed, system, channels, flow.usd)
     record = _record(closed, system, flows, ends, thinning, funding_rate, borrow_rate)
+    closed = cover.clear(closed, system, channels, flow.usd)
+    if closed.cover is not None:
+        found = closed.cover
+        record = replace(record, net_worth=found.net_worth, credit_loss=found.credit_loss, redemption=found.redemption)
     bits = _bits(closed, flows, record, tolerance) | status.flag(more, status.ROUNDS_CAP) | status.flag(rationed, status.CAPACITY_BOUND)
     return replace(closed, status=closed.status | bits), replace(record, status=bits)
 
@@ -236,9 +244,9 @@ def _record(state: State, system: System, flows: Flows, ends: Prices, thinning: 
         insurance_fund=ledger.insurance_fund,
         treasury=ledger.treasury,
         bad_debt=ledger.bad_debt,
-        net_worth=v if state.cover is None else state.cover.net_worth,
-        credit_loss=v if state.cover is None else state.cover.credit_loss,
-        redemption=jnp.ones_like(reference) if state.cover is None else state.cover.redemption,
+        net_worth=v,
+        credit_loss=v,
+        redemption=jnp.ones_like(reference),
         status=jnp.int32(0),
     )
 

@@ -194,6 +194,18 @@ class Accounts:
     entry: tuple[Array, ...] = ()  # A arrays (nb, B) USD average entry price, or none: profit then counts from the reference prices
     age: Array | None = None  # (nb, B) int32 steps in a row under margin
     portfolio_margin: bool = field(default=False, metadata={"static": True})  # requirement by `System.portfolio`, not by tiers
+    contracts: tuple[int, ...] | None = field(default=None, metadata={"static": True})  # assets of `quantity`; None: all, in order
+    coins: tuple[int, ...] | None = field(default=None, metadata={"static": True})  # assets of `collateral`; None: all, in order
+
+    @property
+    def contract_assets(self) -> tuple[int, ...]:
+        """Asset of each array in `quantity`."""
+        return tuple(range(len(self.quantity))) if self.contracts is None else self.contracts
+
+    @property
+    def coin_assets(self) -> tuple[int, ...]:
+        """Asset of each array in `collateral`."""
+        return tuple(range(len(self.collateral))) if self.coins is None else self.coins
 
 
 @jax.tree_util.register_dataclass

@@ -3,21 +3,13 @@
 from dataclasses import replace
 
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from stresslev.engine import adl
 from stresslev.engine.blocks import column, pool_sum
-from stresslev.engine.health import Prices, assess, columns, contract_gain, rules_for
+from stresslev.engine.health import Prices, assess, contract_gain, of_coins, of_contracts, rules_for, spread
 from stresslev.engine.socialise import haircut
 from stresslev.engine.types import EQUITY, Accounts, System
-
-
-def _entry(accounts: Accounts, prices: Prices, asset: int) -> Array:
-    """(nb, B) USD average entry price; the reference price for a book without entries."""
-    if accounts.entry:
-        return accounts.entry[asset]
-    reference = (prices.mark - prices.mark_displaced)[accounts.block_pool, asset]
-    return column(reference) + jnp.zeros_like(accounts.equity_at_reference)
 
 
 def _standing(accounts: Accounts, system: System, multiplier: Array, prices: Prices) -> tuple[Array, Array]:
@@ -26,19 +18,33 @@ def _standing(accounts: Accounts, system: System, multiplier: Array, prices: Pri
     return jnp.where(health.under, 0, health.equity), sum(health.notionals[1:], health.notionals[0])
 
 
+def _entries(accounts: Accounts, prices: Prices) -> Array:
+    """(contracts, nb, B) USD average entry prices; the reference prices for a book without entries."""
+    if accounts.entry:
+        return jnp.stack(accounts.entry)
+    reference = jnp.stack(of_contracts(accounts, prices.mark - prices.mark_displaced))
+    return jnp.broadcast_to(reference, (reference.shape[0], *accounts.equity_at_reference.shape))
+
+
 def available(accounts: Accounts, system: System, multiplier: Array, prices: Prices) -> tuple[Array, Array]:
     """(V, A) coins of longs and of shorts that could be deleveraged under each pool's policy."""
-    pools = multiplier.shape[0]
+    pools, assets = multiplier.shape
     equity, gross = _standing(accounts, system, multiplier, prices)
     policy = column(system.adl[accounts.block_pool])
-    marks = columns(prices.mark, accounts.block_pool)
-    found: dict[int, list] = {1: [], -1: []}
-    for side, by_asset in found.items():
-        for a, q in enumerate(accounts.quantity):
-            key, weight = adl.scores(policy, side, q, _entry(accounts, prices, a), marks[a], equity, gross)
+
+    def of_asset(_, now):
+        q, entry, mark = now
+        found = []
+        for side in (1, -1):
+            key, weight = adl.scores(policy, side, q, entry, mark, equity, gross)
             held = jnp.where((key > -jnp.inf) | (weight > 0), jnp.maximum(side * q, 0), 0)
-            by_asset.append(pool_sum(jnp.sum(held, axis=1), accounts.block_pool, pools))
-    return jnp.stack(found[1], axis=1), jnp.stack(found[-1], axis=1)
+            found.append(pool_sum(jnp.sum(held, axis=1), accounts.block_pool, pools))
+        return None, tuple(found)
+
+    # a loop, not unrolled: this runs only where somebody is bankrupt, and is long to compile
+    marks = jnp.stack(of_contracts(accounts, prices.mark))
+    _, (longs, shorts) = lax.scan(of_asset, None, (jnp.stack(accounts.quantity), _entries(accounts, prices), marks))
+    return spread(longs, accounts.contract_assets, assets), spread(shorts, accounts.contract_assets, assets)
 
 
 def assume(
@@ -53,25 +59,32 @@ def assume(
     """Close winners against the bankrupt, ranked at the marks before the round.
 
     Args: `settled`, the accounts after those under margin were settled, and `accounts` as they were before: whoever was under margin then is no
-    winner, and winners have not been touched since. `longs`: coins (V, A) that winning longs close, and USD (V, A) at which they do, per coin, less reference price and funding; `shorts` alike.
+    winner, and winners have not been touched since. `longs`: coins (V, A) that winning longs close, and USD (V, A) at which they do, per coin, less
+    reference price and funding; `shorts` alike.
 
     Returns: accounts; coins closed of longs and of shorts (V, A); change of the sum of `equity_at_reference` (V,).
     """
-    pools = multiplier.shape[0]
+    pools, assets = multiplier.shape
     equity, gross = _standing(accounts, system, multiplier, prices)
-    marks = columns(prices.mark, accounts.block_pool)
-    cash = settled.equity_at_reference
-    quantity, closed = [], {1: [], -1: []}
-    for a, q in enumerate(settled.quantity):
-        for side, (target, gain) in ((1, longs), (-1, shorts)):
-            entry = _entry(accounts, prices, a)
-            granted = adl.deleverage(system.adl, side, accounts.quantity[a], entry, marks[a], equity, gross, accounts.block_pool, target[:, a])
-            q, cash = adl.book(q, cash, granted, column(gain[accounts.block_pool, a]))
-            closed[side].append(pool_sum(jnp.sum(granted, axis=1), accounts.block_pool, pools))
-        quantity.append(q)
+    held = jnp.array(accounts.contract_assets, jnp.int32)
+
+    def of_asset(cash, now):
+        before, q, entry, mark, *sides = now
+        closed = []
+        for side, target, gain in zip((1, -1), sides[::2], sides[1::2], strict=True):
+            granted = adl.deleverage(system.adl, side, before, entry, mark, equity, gross, accounts.block_pool, target)
+            q, cash = adl.book(q, cash, granted, column(gain[accounts.block_pool]))
+            closed.append(pool_sum(jnp.sum(granted, axis=1), accounts.block_pool, pools))
+        return cash, (q, *closed)
+
+    marks = jnp.stack(of_contracts(accounts, prices.mark))
+    by_asset = [x[:, held].T for x in (*longs, *shorts)]
+    over = (jnp.stack(accounts.quantity), jnp.stack(settled.quantity), _entries(accounts, prices), marks, *by_asset)
+    cash, (quantity, closed_longs, closed_shorts) = lax.scan(of_asset, settled.equity_at_reference, over)
     change = pool_sum(jnp.sum(cash - settled.equity_at_reference, axis=1), accounts.block_pool, pools)
     after = replace(settled, equity_at_reference=cash, quantity=tuple(quantity))
-    return after, jnp.stack(closed[1], axis=1), jnp.stack(closed[-1], axis=1), change
+    names = accounts.contract_assets
+    return after, spread(closed_longs, names, assets), spread(closed_shorts, names, assets), change
 
 
 def socialise(accounts: Accounts, system: System, prices: Prices, loss: Array) -> tuple[Accounts, Array, Array]:
@@ -83,16 +96,14 @@ def socialise(accounts: Accounts, system: System, prices: Prices, loss: Array) -
     Returns: accounts; charged (V,) USD; change of the sum of `equity_at_reference` (V,).
     """
     pools = loss.shape[0]
-    gains = columns(contract_gain(system, prices.venue_displaced, prices.funding), accounts.block_pool)
+    gains = of_contracts(accounts, contract_gain(system, prices.venue_displaced, prices.funding))
+    reference = of_contracts(accounts, prices.mark - prices.mark_displaced)
     equity = accounts.equity_at_reference
     profit = jnp.zeros_like(equity)
     for a, (q, g) in enumerate(zip(accounts.quantity, gains, strict=True)):
         equity = equity + q * g
-        since = g
-        if accounts.entry:
-            since = since - (accounts.entry[a] - column((prices.mark - prices.mark_displaced)[accounts.block_pool, a]))
-        profit = profit + q * since
-    for k, d in zip(accounts.collateral, columns(prices.venue_displaced, accounts.block_pool) if accounts.collateral else (), strict=True):
+        profit = profit + q * (g - (accounts.entry[a] - reference[a]) if accounts.entry else g)
+    for k, d in zip(accounts.collateral, of_coins(accounts, prices.venue_displaced), strict=True):
         equity = equity + k * d
     equity = jnp.maximum(equity, 0)
     by_equity = column(system.socialise_by[accounts.block_pool] == EQUITY)

@@ -3,6 +3,8 @@
 import math
 from types import SimpleNamespace
 
+import numpy as np
+
 
 def coins(system, state, loan, a: int) -> tuple[float, float]:
     """Coins supplied and owed."""
@@ -136,16 +138,12 @@ def execute(system, state, loan, todo, share: float, fill, mark, tally, owed) ->
         state.maker_cash[v, a] -= (sold - repaid[a]) * (fill[v, a] - system.reference_price[a])
         if not todo.market:
             profit += (sold - repaid[a]) * fill[v, a]
-        tally.closed_long[v, a] += seized[a]
-        tally.closed_short[v, a] += repaid[a]
-        tally.closed_long_usd[v, a] += seized[a] * fill[v, a]
-        tally.closed_short_usd[v, a] += repaid[a] * fill[v, a]
         acted = acted or seized[a] + off + repaid[a] != 0.0
     state.liquidators[v] += profit
     if acted and not loan.touched:
         loan.touched = True
         tally.newly_liquidated[v] += 1
-    if share > 0.0 and loan.cash <= 0.0 and not any(loan.supply):
+    if loan.cash <= 0.0 and not any(loan.supply):
         write_off(system, state, loan, mark, owed)
 
 
@@ -176,10 +174,13 @@ def totals(system, state):
     return supplied, borrowed
 
 
+def idle(state, supplied, borrowed, v: int, a: int) -> float:
+    """Coins that lie in a pool."""
+    return supplied[v, a] + state.reserves[v, a] - borrowed[v, a] - state.written_off[v, a]
+
+
 def accrue_interest(system, state):
     """Grow debts and deposits by one step; returns the borrowing rates per year."""
-    import numpy as np
-
     result = np.zeros((system.V, system.A))
     if system.lending is None:
         return result
@@ -189,7 +190,7 @@ def accrue_interest(system, state):
         if not system.lends[v]:
             continue
         for a in range(system.A):
-            available = max(supplied[v, a] - borrowed[v, a], 0.0)
+            available = max(idle(state, supplied, borrowed, v, a), 0.0)
             used = borrowed[v, a] / (available + borrowed[v, a]) if borrowed[v, a] > 0.0 else 0.0
             kink = rates["optimal"][v, a]
             rate = rates["base"][v, a]

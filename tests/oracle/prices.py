@@ -64,13 +64,13 @@ def trade(system, state, bought) -> None:
     """Move prices by a round's flow: (V, A) coins bought, worth what the venues ask before the round."""
     if not system.open_price:
         return
-    value = venue_prices(system, state)
+    value, common = venue_prices(system, state), common_prices(system, state)
     common_usd, common_coins = np.zeros(system.A), np.zeros(system.A)
     for v in range(system.V):
         for a in range(system.A):
             u = system.market[a]
             usd = bought[v, a] * value[v, a]
-            if has_own_book(system, v, u):
+            if u == a and has_own_book(system, v, u):
                 depth = system.venues["local_depth_share"][v, u] * system.impact["depth"][u] * state.thinning[u]
                 exponent = system.impact["exponent"][u]
                 before = power(state.venue_flow[v, u], depth, exponent)
@@ -78,7 +78,7 @@ def trade(system, state, bought) -> None:
                 state.basis[v, u] += power(state.venue_flow[v, u], depth, exponent) - before
             else:
                 common_usd[u] += usd
-                common_coins[u] += usd / value[v, u] if u != a else bought[v, a]
+                common_coins[u] += bought[v, a] * (common[a] / common[u])
     push_common(system, state, common_usd, common_coins)
 
 
@@ -136,10 +136,9 @@ def willing(system, state, a: int) -> float:
     if system.makers is None:
         return 1.0
     phi = system.makers["floor"][a]
-    prices = venue_prices(system, state)
+    price = common_prices(system, state)[a]
     inventory = profit = 0.0
     for v in range(system.V):
-        price = prices[v, a]
         contracts = state.maker_quantity[v, a] - state.maker_opening[v, a]
         coins = state.maker_coins[v, a]
         profit += state.maker_cash[v, a] + coins * (price - system.reference_price[a])
@@ -294,7 +293,10 @@ def accrue_funding(system, state, customers_long, customers_short):
         index = np.broadcast_to(common_prices(system, state), venue.shape)
     else:
         index = system.reference_price[None, :] * np.exp(index_logs(system, state))
+    state.step += 1
     for v in range(system.V):
+        if state.outage[v]:
+            continue  # nothing is sampled and nothing paid; the timetable runs on
         for a in range(system.A):
             both = customers_long[v, a] + customers_short[v, a]
             skew = (customers_long[v, a] - customers_short[v, a]) / both if both > 0.0 else 0.0
@@ -305,12 +307,14 @@ def accrue_funding(system, state, customers_long, customers_short):
             else:
                 state.premiums[v][a].append(premium)
                 interval = int(rules["interval"][v, a])
-                if len(state.premiums[v][a]) >= interval and not state.outage[v]:
+                due = state.next_settlement[v][a]
+                if state.step >= (interval if due is None else due):
                     seen = state.premiums[v][a]
                     weights = [n + 1.0 if rules["rising_weights"][v] else 1.0 for n in range(len(seen))]
                     mean = sum(w * p for w, p in zip(weights, seen, strict=True)) / sum(weights)
                     rates[v, a] = funding_rate(rules, v, a, mean) * interval / period
                     state.premiums[v][a] = []
+                    state.next_settlement[v][a] = (state.step // interval + 1) * interval
             state.funding_index[v, a] += rates[v, a] * venue[v, a]
     return rates
 

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from tests.oracle import lending
+from tests.oracle.adl import in_proportion
 from tests.oracle.margin import equity, margin_equity, maintenance
 from tests.oracle.prices import common_prices, venue_prices
 
@@ -84,23 +85,22 @@ def socialise_perps(system, state, owed, v: int, tally) -> None:
     if owed.usd[v] <= 0.0:
         return
     prices = venue_prices(system, state)
-    base = {}
+    weight, most = {}, {}
     for n, account in enumerate(state.perps):
         if account.pool != v:
             continue
-        able = max(0.0, equity(system, state, account, prices))
+        most[n] = weight[n] = max(0.0, equity(system, state, account, prices))
         if system.socialise_by[v] == "gains":
             gains = 0.0
             for a in range(system.A):
                 if not system.inverse[v, a]:
                     gains += account.q[a] * (prices[v, a] - account.entry[a] - state.funding_index[v, a])
-            able = min(able, max(0.0, gains))
-        base[n] = able
-    total = sum(base.values())
-    taken = min(owed.usd[v], total)
-    for n, able in base.items():
-        if able > 0.0:
-            state.perps[n].W -= taken * able / total
+            weight[n] = max(0.0, gains)
+            most[n] = min(most[n], weight[n])
+    charged = in_proportion({n: w for n, w in weight.items() if w > 0.0}, most, owed.usd[v])
+    for n, usd in charged.items():
+        state.perps[n].W -= usd
+    taken = min(sum(charged.values()), owed.usd[v])
     owed.usd[v] -= taken
     tally.socialised[v] += taken
 
@@ -193,7 +193,12 @@ def clear(system, state, tokens_sold) -> None:
             for _ in range(100000):
                 received = claims_received(nominal, owes, paid)
                 new = np.array(
-                    [owes[v] if own[v] + received[v] >= owes[v] else max(0.0, alpha[v] * own[v] + beta[v] * received[v]) for v in range(V)]
+                    [
+                        owes[v]
+                        if own[v] + received[v] >= owes[v]
+                        else max(0.0, min(own[v], 0.0) + alpha[v] * max(own[v], 0.0) + beta[v] * received[v])
+                        for v in range(V)
+                    ]
                 )
                 if np.max(np.abs(new - paid)) <= 1e-15 * max(1.0, owes.max()):
                     paid = new
@@ -202,8 +207,7 @@ def clear(system, state, tokens_sold) -> None:
         received = claims_received(nominal, owes, paid)
         state.credit_loss = nominal.sum(axis=0) - received
         state.net_worth = own + nominal.sum(axis=0) - owes - state.credit_loss
-    else:
-        state.credit_loss = np.zeros(V)
+    elif any(w >= 0 for w in system.receipt_pool):
         state.net_worth = own
     if any(w >= 0 for w in system.receipt_pool):
         redeem(system, state, tokens_sold)
@@ -229,7 +233,7 @@ def redeem(system, state, tokens_sold) -> None:
         u = system.market[r]
         if system.lends[w]:
             claims = float((supplied[w] * prices).sum())
-            idle = max(0.0, supplied[w, u] - borrowed[w, u]) * prices[u]
+            idle = lending.idle(state, supplied, borrowed, w, u) * prices[u]
         else:
             claims, idle = system.credit["customers"][w], np.inf
         value = min(1.0, (claims + min(state.net_worth[w], 0.0)) / claims)

@@ -92,7 +92,20 @@ def read_system(system: dict):
     rules = SimpleNamespace(**{name: copy.deepcopy(value) for name, value in system.items()})
     V, A = rules.V, rules.A = int(system["n_pools"]), int(system["n_assets"])
     rules.tiers = [[schedule(*system["tiers"][v][a]) for a in range(A)] for v in range(V)]
-    for name in ("size_scale", "interest_scale", "portfolio", "queue", "auctions", "venues", "makers", "marks", "funding", "lending", "credit", "owners"):
+    for name in (
+        "size_scale",
+        "interest_scale",
+        "portfolio",
+        "queue",
+        "auctions",
+        "venues",
+        "makers",
+        "marks",
+        "funding",
+        "lending",
+        "credit",
+        "owners",
+    ):
         if not hasattr(rules, name):
             setattr(rules, name, None)
     rules.inverse = np.array(system["inverse"]) if system.get("inverse") is not None else np.zeros((V, A), bool)
@@ -143,7 +156,9 @@ def opening_state(system, book: dict):
         pushed=np.zeros((V, A)),
         mark_age=np.zeros((V, A), int),
         funding_index=np.zeros((V, A)),
+        step=0,
         premiums=[[[] for _ in range(A)] for _ in range(V)],
+        next_settlement=[[None] * A for _ in range(V)],
         redemption=np.ones(A),
         credit_loss=np.zeros(V),
         net_worth=np.zeros(V),
@@ -216,8 +231,6 @@ def play_step(system, state, now, max_rounds: int) -> dict:
     state.mark_offset, state.outage, state.premium = now.mark_offset, now.outage, now.premium
     state.tokens_sold = np.zeros(system.A)
     prices.open_market(system, state, now.log_price, now.depth_factor)
-    state.multiplier = requirement_multipliers(system, state)
-    state.threshold = thresholds(system)
     prices.arbitrage(system, state)
     prices.open_marks(system, state)
     longs, shorts = sides(system, state)
@@ -227,8 +240,11 @@ def play_step(system, state, now, max_rounds: int) -> dict:
         for a in range(system.A):
             if not system.inverse[v, a]:
                 paid = state.funding_index[v, a] - index_before[v, a]
-                tally.funding_paid[v] += paid * longs[v, a] if paid > 0.0 else -paid * shorts[v, a]
+                makers = state.maker_quantity[v, a]
+                payers = longs[v, a] + max(makers, 0.0) if paid > 0.0 else shorts[v, a] + max(-makers, 0.0)
+                tally.funding_paid[v] += abs(paid) * payers
     borrow_rate = lending.accrue_interest(system, state)
+    state.multiplier, state.threshold = requirement_multipliers(system, state), thresholds(system)
     settle.margin_calls(system, state, prices.mark_prices(system, state), tally)
     count_age(system, state)
 
@@ -256,8 +272,8 @@ def play_step(system, state, now, max_rounds: int) -> dict:
         "variance": state.s2.copy(),
         "open_interest": np.maximum(longs, shorts) * np.where(system.inverse, 1.0, price[None, :]),
         "funding_rate": funding_rate,
-        "supplied": supplied * price[None, :],
-        "borrowed": borrowed * price[None, :],
+        "supplied": supplied * venue,
+        "borrowed": borrowed * venue,
         "borrow_rate": borrow_rate,
         "insurance_fund": state.fund.copy(),
         "treasury": state.treasury.copy(),
@@ -333,6 +349,7 @@ def play_round(system, state, capacity, tally) -> tuple[bool, bool]:
     prices.trade(system, state, bought)
     after = prices.venue_prices(system, state)
     fill = prices.fill_prices(system, venue, after)
+    count_closed(system, state, granted, sold, planned, loan_share, venue, fill, tally)
 
     owed = settle.no_deficits(system)
     for n, psi in granted.items():
@@ -466,17 +483,18 @@ def close_perp(system, state, n: int, psi: float, phi: float, sold, assumed, fil
         state.maker_cash[v, a] -= psi * sold[a] * (fill[v, a] - system.reference_price[a])
         state.maker_coins[v, a] += psi * sold[a]
         state.maker_quantity[v, a] += psi * (1.0 - part) * account.q[a]
-        count_closed(system, account, a, psi, sold[a], fill, tally)
     if psi * (gross + sum(abs(x) for x in sold)) > 0.0 and not account.touched:
         account.touched = True
         tally.newly_liquidated[v] += 1
     account.W += change
     for a in range(system.A):
         account.q[a] = (1.0 - psi) * account.q[a]
-        account.k[a] -= psi * sold[a]
+        account.k[a] = 0.0 if psi * sold[a] == account.k[a] else account.k[a] - psi * sold[a]
     if worth < 0.0:
         account.W += -psi * worth
         owed.usd[v] += -psi * worth
+        if psi == 1.0 and not any(account.k):
+            account.W = 0.0  # closed in full at a loss: nothing is left, not even rounding
 
     traded = psi * gross
     taker = system.taker_fee[v] * traded
@@ -494,16 +512,27 @@ def close_perp(system, state, n: int, psi: float, phi: float, sold, assumed, fil
         tally.fees[v] += paid
 
 
-def count_closed(system, account, a: int, psi: float, sold: float, fill, tally) -> None:
-    v = account.pool
-    posted = sold
-    if not system.inverse[v, a]:
-        side = "closed_long" if account.q[a] > 0.0 else "closed_short"
-        getattr(tally, side)[v, a] += psi * abs(account.q[a])
-        getattr(tally, side + "_usd")[v, a] += psi * abs(account.q[a]) * fill[v, a]
-    side = "closed_long" if posted > 0.0 else "closed_short"
-    getattr(tally, side)[v, a] += psi * abs(posted)
-    getattr(tally, side + "_usd")[v, a] += psi * abs(posted) * fill[v, a]
+def count_closed(system, state, granted, sold, planned, loan_share, venue, fill, tally) -> None:
+    """Coins that a round closes, by pool: contracts (faces at the venue price), posted coins (net), collateral seized less fee, debt repaid."""
+    out, back, posted = (np.zeros((system.V, system.A)) for _ in range(3))
+    for n, psi in granted.items():
+        account = state.perps[n]
+        v = account.pool
+        for a in range(system.A):
+            coins = account.q[a] / (venue[v, a] if system.inverse[v, a] else 1.0)
+            out[v, a] += psi * max(coins, 0.0)
+            back[v, a] += psi * max(-coins, 0.0)
+            posted[v, a] += psi * (sold[n][a] - face(system, account, a) / venue[v, a])
+    for n, todo in planned.items():
+        v = state.loans[n].pool
+        out[v] += loan_share[v] * (1.0 - np.array(todo.fee)) * np.array(todo.seized)
+        back[v] += loan_share[v] * np.array(todo.repaid)
+    out += np.maximum(posted, 0.0)
+    back += np.maximum(-posted, 0.0)
+    tally.closed_long += out
+    tally.closed_short += back
+    tally.closed_long_usd += out * fill
+    tally.closed_short_usd += back * fill
 
 
 # What must not change
