@@ -6,7 +6,8 @@ script chooses the points and says what the choice costs.
     make_price_tables.py KLINES.csv.gz --symbol BTCUSDT --start 2020-03-11 --minutes 4320     prints a [paths.BTC] table
     make_price_tables.py KLINES.csv.gz --check scenarios/2020-03-12_black_thursday.toml       exit code 1 if a figure is off by more than 1%
 
-KLINES has the columns ts (Unix seconds at which the bar opens), symbol, open, high, low, close and, if it holds several, market.
+KLINES has the columns open, high, low, close, the time at which the bar opens as ts (Unix seconds), hour_utc (ISO) or time (20220613 05:00), and,
+if it holds several, symbol and market. A file without a column symbol is of the symbol that --symbol names.
 
 Definitions
 -----------
@@ -19,6 +20,7 @@ hour -24.1%; SUI 2025: 3.54 -> 0.56, worst minute -40.9%). Times are those at wh
 - Trough: the lowest low of the window, the first if there are several. Peak: the highest high up to the trough.
 - Worst hour and worst minute: the largest fall of the reference path over exactly 60 minutes and over one minute. Away from peak and
   trough this is from close to close; an hour or a minute that ends in the trough ends at its low.
+- Klines that begin after the scenario (--hold-before): their first open holds until they begin, which is an assumption.
 - Hour bars (for an asset without minute data): the open at every full hour, the peak's high in the middle of its hour, the trough's low
   at --trough-at (else in the middle too), linear in log price between. What happened within the other hours is not known.
 
@@ -42,16 +44,38 @@ TOLERANCE = 0.01  # largest relative difference of a figure that --check accepts
 EXACT = 1e-12  # log error below which a further point gains nothing
 
 
+def opens_at(row: dict[str, str]) -> float:
+    """Unix seconds at which a bar opens, by whichever column tells it."""
+    if "ts" in row:
+        return float(row["ts"])
+    return in_utc(datetime.fromisoformat(row["hour_utc"]) if "hour_utc" in row else datetime.strptime(row["time"], "%Y%m%d %H:%M")).timestamp()
+
+
 def read_bars(file: Path, symbol: str, market: str | None) -> np.ndarray:
     """Bars of one symbol as rows of ts, open, high, low, close."""
     opener = gzip.open if file.suffix == ".gz" else open
     with opener(file, "rt", encoding="utf-8", newline="") as text:
         rows = [
-            [float(row[column]) for column in ("ts", "open", "high", "low", "close")]
+            [opens_at(row), *(float(row[column]) for column in ("open", "high", "low", "close"))]
             for row in csv.DictReader(text)
-            if row["symbol"] == symbol and market in (None, row.get("market"))
+            if row.get("symbol", symbol) == symbol and market in (None, row.get("market"))
         ]
     return np.array(rows).reshape(-1, 5)
+
+
+def names_symbols(file: Path) -> bool:
+    """Whether the klines have a column symbol."""
+    opener = gzip.open if file.suffix == ".gz" else open
+    with opener(file, "rt", encoding="utf-8", newline="") as text:
+        return "symbol" in next(csv.reader(text), [])
+
+
+def held_before(bars: np.ndarray, start: datetime) -> np.ndarray:
+    """The bars, and before them bars of their first open back to `start`."""
+    if len(bars) < 2:
+        return bars
+    missing = np.arange(start.timestamp(), bars[0, 0], bars[1, 0] - bars[0, 0])
+    return np.concatenate([np.column_stack([missing, np.full((len(missing), 4), bars[0, 1])]), bars])
 
 
 def window(bars: np.ndarray, start: datetime, minutes: int) -> tuple[np.ndarray, int]:
@@ -182,6 +206,8 @@ def check(options: argparse.Namespace) -> int:
     if scenario.start is None:
         raise ValueError(f"{options.check} has no start: only a historical scenario can be compared with klines")
     results = []
+    if options.symbol is None and not names_symbols(options.klines):
+        raise ValueError("has no column symbol: say with --symbol which one it is of")
     for asset, spec in scenario.paths.items():
         symbol = asset + options.quote
         if options.symbol not in (None, symbol):
@@ -190,6 +216,8 @@ def check(options: argparse.Namespace) -> int:
             print(f"{asset}: not compared, it has no points of its own")
             continue
         bars = read_bars(options.klines, symbol, options.market)
+        if options.hold_before:
+            bars = held_before(bars, in_utc(scenario.start))
         if not len(bars):
             print(f"{asset}: not compared, no {symbol} in {options.klines.name}")
             continue
@@ -201,6 +229,8 @@ def check(options: argparse.Namespace) -> int:
 def make(options: argparse.Namespace) -> int:
     """Print the table of one asset."""
     bars = read_bars(options.klines, options.symbol, options.market)
+    if options.hold_before:
+        bars = held_before(bars, options.start)
     path, known = reference_path(bars, options.start, options.minutes, options.trough_at)
     at = choose_points(path, known, options.points)
     print(describe(figures(path)))
@@ -219,6 +249,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--minutes", type=int, help="duration")
     parser.add_argument("--points", type=int, default=120, help="number of points (default %(default)s)")
     parser.add_argument("--trough-at", type=utc, help="hour bars only: when the lowest low was")
+    parser.add_argument("--hold-before", action="store_true", help="the klines begin after the scenario: hold their first open until then")
     parser.add_argument("--quote", default="USDT", help="symbol less asset (default %(default)s)")
     parser.add_argument("--source", default="Binance spot 1-minute klines (data.binance.vision)", help="text for the table's source")
     options = parser.parse_args(arguments)

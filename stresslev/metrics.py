@@ -51,7 +51,7 @@ def _ratio(part, whole):
 
 
 def _over_interest(ds: xr.Dataset, *usd) -> float:
-    """The largest of some USD figures over the open interest at the start."""
+    """The largest of some USD figures over open interest and loans at the start."""
     return float(_ratio(max(float(x) for x in usd), _initial_interest(ds).sum()))
 
 
@@ -66,14 +66,40 @@ def amplification(ds: xr.Dataset) -> xr.DataArray:
     return 1 + (fall(ds.price_usd) - outside) / np.maximum(outside, LEAST_FALL)
 
 
+def _both_sides(ds: xr.Dataset, long: xr.DataArray, short: xr.DataArray) -> xr.DataArray:
+    """Positions of both sides; of a lender only the debt repaid, which the collateral that was taken pays for."""
+    lends = (ds.supplied_usd + ds.borrowed_usd).isel(time=0).sum("asset") > 0
+    return xr.where(lends, 0.0, long) + short
+
+
 def _closed_usd(ds):
-    """Notional closed by pools, in USD at the starting prices, per pool."""
-    return ((ds.closed_long + ds.closed_short) * ds.price_usd.isel(time=0)).sum(("time", "asset"))
+    """Positions closed and debt repaid, in USD at the starting prices, per pool."""
+    return (_both_sides(ds, ds.closed_long, ds.closed_short) * ds.price_usd.isel(time=0)).sum(("time", "asset"))
+
+
+def _closed_each_step(ds):
+    return _both_sides(ds, ds.closed_long_usd, ds.closed_short_usd).sum("asset")
+
+
+def _positions_usd(ds):
+    return (ds.customer_long + ds.customer_short).sel(ends="start").dot(ds.price_usd.isel(time=0), dim="asset")
 
 
 def _held_usd(ds):
-    positions = (ds.customer_long + ds.customer_short).sel(ends="start").dot(ds.price_usd.isel(time=0), dim="asset")
-    return positions + ds.borrowed_usd.isel(time=0).sum("asset")
+    return _positions_usd(ds) + ds.borrowed_usd.isel(time=0).sum("asset")
+
+
+def _total(variable: xr.DataArray) -> xr.DataArray:
+    """Sum of a flow over the run."""
+    return variable.astype(float).sum("time")
+
+
+def _deleveraged_usd(ds):
+    return (_total(ds.deleveraged) * ds.price_usd.isel(time=0)).sum("asset")
+
+
+def _basis(ds):
+    return abs(ds.venue_price_usd / ds.price_usd - 1).max(("time", "asset"))
 
 
 def _insolvent(ds):
@@ -88,7 +114,7 @@ METRICS: dict[str, Metric] = {
             "bad_debt_over_open_interest",
             "Bad debt over open interest",
             "1",
-            "Losses no account and no insurance fund paid, over the open interest at the start",
+            "Losses that nobody bore, over open interest and loans at the start",
             lambda ds: float(_ratio(_last(ds.bad_debt_usd).sum(), _initial_interest(ds).sum())),
             lambda ds: _ratio(_last(ds.bad_debt_usd), _initial_interest(ds)),
         ),
@@ -96,9 +122,49 @@ METRICS: dict[str, Metric] = {
             "bad_debt_usd",
             "Bad debt",
             "USD",
-            "Losses no account and no insurance fund paid",
+            "Losses that no account, no insurance fund, no winner and no depositor bore",
             lambda ds: float(_last(ds.bad_debt_usd).sum()),
             lambda ds: _last(ds.bad_debt_usd),
+        ),
+        Metric(
+            "deficit_over_open_interest",
+            "Losses beyond margin over open interest",
+            "1",
+            "Negative equity left by accounts that were closed, before anyone bore it, over open interest and loans at the start",
+            lambda ds: float(_ratio(_total(ds.deficit_usd).sum(), _initial_interest(ds).sum())),
+            lambda ds: _ratio(_total(ds.deficit_usd), _initial_interest(ds)),
+        ),
+        Metric(
+            "adl_over_open_interest",
+            "Losses borne by deleveraged winners over open interest",
+            "1",
+            "What winners forgo in auto-deleveraging, over open interest and loans at the start",
+            lambda ds: float(_ratio(_total(ds.adl_usd).sum(), _initial_interest(ds).sum())),
+            lambda ds: _ratio(_total(ds.adl_usd), _initial_interest(ds)),
+        ),
+        Metric(
+            "deleveraged_notional_share",
+            "Notional deleveraged",
+            "1",
+            "Winners' positions closed by auto-deleveraging over the positions held at the start on both sides, at starting prices",
+            lambda ds: float(_ratio(_deleveraged_usd(ds).sum(), _positions_usd(ds).sum())),
+            lambda ds: _ratio(_deleveraged_usd(ds), _positions_usd(ds)),
+        ),
+        Metric(
+            "socialised_over_open_interest",
+            "Socialised losses over open interest",
+            "1",
+            "Losses spread over winners or depositors, over open interest and loans at the start",
+            lambda ds: float(_ratio(_total(ds.socialised_usd).sum(), _initial_interest(ds).sum())),
+            lambda ds: _ratio(_total(ds.socialised_usd), _initial_interest(ds)),
+        ),
+        Metric(
+            "credit_loss_usd",
+            "Credit losses between pools",
+            "USD",
+            "Claims on other pools that are lost at the end, once credit between pools is cleared",
+            lambda ds: float(_last(ds.credit_loss_usd).sum()),
+            lambda ds: _last(ds.credit_loss_usd),
         ),
         Metric(
             "insurance_fund_use",
@@ -120,7 +186,7 @@ METRICS: dict[str, Metric] = {
             "insolvent_pools",
             "Insolvent pools",
             "pools",
-            "Pools whose bad debt exceeds their own treasury",
+            "Pools whose bad debt exceeds their own treasury and leaves no own funds, and pools with own funds below zero once credit is cleared",
             lambda ds: float(_insolvent(ds).sum()),
             lambda ds: _insolvent(ds),
         ),
@@ -136,7 +202,7 @@ METRICS: dict[str, Metric] = {
             "liquidated_notional_share",
             "Notional liquidated",
             "1",
-            "Quantity closed by pools over quantity held at the start, at starting prices",
+            "Positions closed by pools and debt repaid to lenders, over positions of both sides and loans at the start, at starting prices",
             lambda ds: float(_ratio(_closed_usd(ds).sum(), _held_usd(ds).sum())),
             lambda ds: _ratio(_closed_usd(ds), _held_usd(ds)),
         ),
@@ -165,7 +231,7 @@ METRICS: dict[str, Metric] = {
             "latent_deficit_over_open_interest",
             "Unsettled negative equity over open interest",
             "1",
-            "Negative equity of accounts that are still open at the end, over the open interest at the start",
+            "Negative equity of accounts that are still open at the end, over open interest and loans at the start",
             lambda ds: float(_ratio(ds.latent_deficit_usd.sum(), _initial_interest(ds).sum())),
             lambda ds: _ratio(ds.latent_deficit_usd, _initial_interest(ds)),
         ),
@@ -173,23 +239,72 @@ METRICS: dict[str, Metric] = {
             "peak_liquidation_rate",
             "Peak liquidations in one step",
             "1",
-            "Largest notional closed within one step, over the notional held at the start on both sides",
-            lambda ds: float(_ratio((ds.closed_long_usd + ds.closed_short_usd).sum(("pool", "asset")).max(), _held_usd(ds).sum())),
-            lambda ds: _ratio((ds.closed_long_usd + ds.closed_short_usd).sum("asset").max("time"), _held_usd(ds)),
+            "Most closed and repaid within one step, over positions of both sides and loans at the start",
+            lambda ds: float(_ratio(_closed_each_step(ds).sum("pool").max(), _held_usd(ds).sum())),
+            lambda ds: _ratio(_closed_each_step(ds).max("time"), _held_usd(ds)),
+        ),
+        Metric(
+            "waiting_share",
+            "Liquidations nobody took up",
+            "1",
+            "Demands for closing that found no taker at the price offered, over all demands; an account that waits asks in every step",
+            lambda ds: float(_ratio(_total(ds.waiting).sum(), _total(ds.liquidation_orders).sum())),
+            lambda ds: _ratio(_total(ds.waiting), _total(ds.liquidation_orders)),
+        ),
+        Metric(
+            "margin_calls_usd",
+            "Moved between pools by margin calls",
+            "USD",
+            "Moved by owners from an account in one pool to one in another; of a pool, what came in and what went out, added up",
+            lambda ds: float(_total(abs(ds.margin_calls_usd)).sum() / 2),
+            lambda ds: _total(abs(ds.margin_calls_usd)),
+        ),
+        Metric(
+            "largest_basis",
+            "Largest gap between a venue and the market",
+            "1",
+            "Largest distance, up or down, between a venue's own price and the common price, as a share of the latter",
+            lambda ds: float(_basis(ds).max()),
+            _basis,
+        ),
+        Metric(
+            "redemption_shortfall",
+            "Largest shortfall of a receipt token",
+            "1",
+            "1 - least redemption value of a receipt token per unit of its claim, the worst token",
+            lambda ds: float(1 - ds.redemption.min()),
+        ),
+        Metric(
+            "funding_paid_usd",
+            "Funding paid",
+            "USD",
+            "Funding paid over the run by those who paid",
+            lambda ds: float(_total(ds.funding_paid_usd).sum()),
+            lambda ds: _total(ds.funding_paid_usd),
         ),
         Metric(
             "conservation_residual",
             "Conservation residual",
             "1",
-            "Largest imbalance of cash or positions of a pool in one step, over the open interest at the start; zero but for rounding",
-            lambda ds: _over_interest(ds, abs(ds.cash_residual_usd).max(), (abs(ds.quantity_residual) * ds.price_usd).max()),
+            "Largest imbalance of cash, positions or coins of a pool in one step, over open interest and loans at the start; zero but for rounding",
+            lambda ds: _over_interest(
+                ds,
+                abs(ds.cash_residual_usd).max(),
+                (abs(ds.quantity_residual) * ds.price_usd).max(),
+                (abs(ds.coins_residual) * ds.price_usd).max(),
+            ),
         ),
         Metric(
             "total_residual",
             "Conservation residual of the whole run",
             "1",
-            "Imbalance of cash or positions from the first to the last step, all ledgers summed anew, over the open interest at the start",
-            lambda ds: _over_interest(ds, abs(ds.total_cash_residual_usd).max(), abs(ds.total_quantity_residual_usd).max()),
+            "Imbalance of cash, positions or coins over the whole run, all ledgers summed anew, over open interest and loans at the start",
+            lambda ds: _over_interest(
+                ds,
+                abs(ds.total_cash_residual_usd).max(),
+                abs(ds.total_quantity_residual_usd).max(),
+                abs(ds.total_coins_residual_usd).max(),
+            ),
         ),
     )
 }

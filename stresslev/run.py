@@ -15,7 +15,7 @@ from stresslev.config.load import Plan, data_file
 from stresslev.config.spec import ScenarioSpec
 from stresslev.metrics import Finding
 from stresslev.shocks.paths import Shock, build
-from stresslev.simulation import Progress, silent, simulate_scenario
+from stresslev.simulation import Progress, attribute, silent, simulate_scenario
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,8 +55,18 @@ def shock_of(plan: Plan, scenario: ScenarioSpec) -> Shock:
     return build(scenario, tuple(system.assets), plan.base(f"scenario:{scenario.name}"), defaults=dict(system.assets), pools=tuple(system.pools))
 
 
+def _smaller(plan: Plan, book: Book) -> Book:
+    """The book that an attribution runs on: a draw of its own where the sampled one is larger than it may be."""
+    if book.account is not None or len(book) <= plan.run.attribution_accounts:
+        return book
+    fewer = plan.system.book.model_copy(update={"accounts": plan.run.attribution_accounts})
+    return sample.sample(plan.system.model_copy(update={"book": fewer}), plan.run.seed)
+
+
 def at_start(plan: Plan, book: Book, shock: Shock) -> Book:
-    """A sampled book at a scenario's starting prices."""
+    """The book at a scenario's starting prices; one from a file stands at the system's own."""
+    if book.account is not None:
+        return book
     return sample.margined(book.at_prices(assemble.reference_prices(plan.system, shock)), plan.system)
 
 
@@ -74,11 +84,14 @@ def run_plan(plan: Plan, progress: Progress = silent) -> Outcome:
     book = load_book(plan, shocks[plan.scenarios[0].name])
     progress("book", 1, 1)
     datasets = {}
+    smaller = _smaller(plan, book)
     with jax.enable_x64(plan.run.precision == 64):
         for scenario in plan.scenarios:
             shock = shocks[scenario.name]
-            own = book if book.account is not None else at_start(plan, book, shock)
-            datasets[scenario.name] = simulate_scenario(plan, scenario, shock, own, progress)
+            datasets[scenario.name] = simulate_scenario(plan, scenario, shock, at_start(plan, book, shock), progress)
+            if plan.run.attribution:
+                parts = attribute(plan, scenario, shock, at_start(plan, smaller, shock), progress)
+                datasets[scenario.name] = datasets[scenario.name].merge(parts, combine_attrs="override")
     values = {name: metrics.evaluate(ds) for name, ds in datasets.items()}
     return Outcome(
         plan=plan,

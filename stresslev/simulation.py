@@ -108,9 +108,7 @@ def _check(name: str, bits) -> None:
             raise NumericalFailure(f"{name}: " + " ".join(status.sentences(int(one) & status.FAILURES)))
 
 
-def _advance(
-    ready: Prepared, scenario: ScenarioSpec, rounds: int, design: attribution.Design | None, progress: Progress
-) -> tuple[State, list[Record]]:
+def _advance(ready: Prepared, name: str, rounds: int, design: attribution.Design | None, progress: Progress) -> tuple[State, list[Record]]:
     """Run all steps; with a design, of all its runs at once (leading axis)."""
     if design is None:
         channels, run = all_channels(ready.dtype), advance
@@ -118,16 +116,16 @@ def _advance(
         state = jax.tree.map(jnp.copy, ready.state)
     else:
         channels, run = design.channels(ready.dtype), advance_batch
-        state = jax.tree.map(lambda x: jnp.broadcast_to(x[None], (len(design.open), *x.shape)), ready.state)
-        state = jax.tree.map(jnp.copy, state)
-    records, steps, size = [], scenario.steps, chunk_length(scenario.steps)
-    progress(scenario.name, 0, steps)
+        state = jax.tree.map(lambda x: jnp.copy(jnp.broadcast_to(x[None], (len(design.open), *x.shape))), ready.state)
+    steps = ready.path.log_price.shape[0]
+    records, size = [], chunk_length(steps)
+    progress(name, 0, steps)
     for start in range(0, steps, size):
         part = jax.tree.map(lambda x, start=start: x[start : start + size], ready.path)
         state, record = run(state, ready.system, ready.policy, channels, part, jnp.int32(rounds), ready.tolerance)
         records.append(jax.tree.map(np.asarray, record))
-        progress(scenario.name, min(start + size, steps), steps)
-        _check(scenario.name, state.status)
+        progress(name, min(start + size, steps), steps)
+        _check(name, state.status)
     return state, records
 
 
@@ -138,29 +136,44 @@ def simulate_scenario(plan: Plan, scenario: ScenarioSpec, shock: Shock, book: Bo
       NumericalFailure: with the sentences of the status bits.
     """
     ready = prepare(plan, scenario, shock, book)
-    design = None
-    if plan.run.attribution:
-        design = attribution.design(attribution.present(plan.system, ready.system.owners is not None))
     before = _audit(ready.state, ready.system)
-    initial = _initial(plan, ready, shock)
-    state, records = _advance(ready, scenario, plan.run.max_rounds, design, progress)
-    parts = {}
-    if design is not None:
-        parts = _attributed(design, records)
-        state = jax.tree.map(lambda x: x[-1], state)
-        records = [jax.tree.map(lambda x: x[-1], r) for r in records]
+    state, records = _advance(ready, scenario.name, plan.run.max_rounds, None, progress)
     final = _final(plan, ready, state, book, before, records)
     imbalance = max(np.abs(v).max() for k, v in final.items() if k.endswith("_residual_usd"))
     if not imbalance <= float(ready.tolerance):
         raise NumericalFailure(f"{scenario.name}: over the whole run, " + status.sentences(status.RESIDUAL)[0])
     return trajectory.scenario_dataset(
         records=records,
-        initial=initial,
-        final=final | parts,
+        initial=_initial(plan, ready, shock),
+        final=final,
         minutes=shock.minutes,
         pools=book.pools,
         assets=book.assets,
         attributes=_attributes(plan, scenario, state),
+    )
+
+
+def attribute(plan: Plan, scenario: ScenarioSpec, shock: Shock, book: Book, progress: Progress = silent) -> xr.Dataset:
+    """Losses by the way they travelled: runs of one scenario with channels shut. Must be called where `simulate_scenario` may be.
+
+    Raises:
+      NumericalFailure: with the sentences of the status bits.
+    """
+    ready = prepare(plan, scenario, shock, book)
+    design = attribution.design(attribution.present(plan.system, ready.system.owners is not None))
+    _, records = _advance(ready, f"{scenario.name}: attribution", plan.run.max_rounds, design, progress)
+    deficit = sum(_host(r.flows.deficit).sum(axis=1) for r in records)
+    debt = _host(records[-1].bad_debt)[:, -1]
+    opened, shut = list(design.opened), list(design.shut)
+    return trajectory.attribution_dataset(
+        {
+            "deficit_by_channels_usd": deficit[opened],
+            "bad_debt_by_channels_usd": debt[opened],
+            "deficit_without_channel_usd": deficit[shut],
+            "bad_debt_without_channel_usd": debt[shut],
+        },
+        pools=book.pools,
+        accounts=len(book),
     )
 
 
@@ -294,15 +307,3 @@ def _debtrank(plan: Plan, ready: Prepared) -> np.ndarray:
     equity = credit.capital + ready.system.insurance_fund
     shocks = jnp.eye(equity.shape[0], dtype=equity.dtype)
     return _host(jax.vmap(lambda shock: network.debtrank(credit.nominal, equity, shock).impact)(shocks))
-
-
-def _attributed(design: attribution.Design, records: list[Record]) -> dict[str, np.ndarray]:
-    """Deficits and bad debt by pool of the runs in which one more channel is open, and of those with one shut."""
-    deficit = sum(_host(r.flows.deficit).sum(axis=1) for r in records)
-    debt = _host(records[-1].bad_debt)[:, -1]
-    return {
-        "deficit_by_channels_usd": deficit[list(design.opened)],
-        "bad_debt_by_channels_usd": debt[list(design.opened)],
-        "deficit_without_channel_usd": deficit[list(design.shut)],
-        "bad_debt_without_channel_usd": debt[list(design.shut)],
-    }

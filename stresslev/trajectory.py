@@ -61,7 +61,7 @@ _FINAL = {
     "total_coins_residual_usd": (("pool", "asset"), "USD", "imbalance of coins over the whole run, valued at the starting prices"),
     "debtrank": (("pool",), "1", "share of all pools' own funds lost when this one fails, before the scenario (linear DebtRank)"),
 }
-#: Only with an attribution.
+#: Of an attribution.
 _ATTRIBUTED = {
     "deficit_by_channels_usd": (("opened", "pool"), "USD", "deficits of the run in which the channels up to this one are open"),
     "bad_debt_by_channels_usd": (("opened", "pool"), "USD", "bad debt of the run in which the channels up to this one are open"),
@@ -128,7 +128,7 @@ def scenario_dataset(
         values = np.concatenate([c[name] for c in chunks])
         first = np.broadcast_to(np.asarray(initial.get(name, 0), values.dtype), values.shape[1:])[None]
         data[name] = (("time", *dims), np.concatenate([first, values]), {"units": units, "long_name": title})
-    for name, (dims, units, title) in (_FINAL | {k: v for k, v in _ATTRIBUTED.items() if k in final}).items():
+    for name, (dims, units, title) in _FINAL.items():
         data[name] = (dims, np.asarray(final[name]), {"units": units, "long_name": title})
     coords = {
         "time": ("time", minutes, {"units": "minutes", "long_name": "time since the scenario's start"}),
@@ -136,7 +136,18 @@ def scenario_dataset(
         "asset": ("asset", list(assets), {"long_name": "asset"}),
         "ends": ("ends", ["start", "end"], {"long_name": "start or end of the scenario"}),
     }
-    if "deficit_by_channels_usd" in final:
-        coords["opened"] = ("opened", [SHOCK, *CHANNELS], {"long_name": "last channel opened"})
-        coords["channel"] = ("channel", list(CHANNELS), {"long_name": "channel"})
     return xr.Dataset(data, coords=coords, attrs=attributes)
+
+
+def attribution_dataset(values: dict[str, np.ndarray], *, pools: tuple[str, ...], accounts: int) -> xr.Dataset:
+    """The variables of an attribution, to be merged into a scenario's dataset; `accounts` is the size of the book they were found on."""
+    data = {
+        name: (dims, np.asarray(values[name]), {"units": units, "long_name": title, "accounts": accounts})
+        for name, (dims, units, title) in _ATTRIBUTED.items()
+    }
+    coords = {
+        "opened": ("opened", [SHOCK, *CHANNELS], {"long_name": "last channel opened"}),
+        "channel": ("channel", list(CHANNELS), {"long_name": "channel"}),
+        "pool": ("pool", list(pools)),
+    }
+    return xr.Dataset(data, coords=coords)

@@ -139,7 +139,7 @@ def _coins(rng, system, book, path):
     gross = np.abs(book["quantity"] * system["reference_price"]).sum(axis=1)
     worth = gross[:, None] * rng.uniform(0, 0.15, (n, assets)) * (rng.random((n, assets)) < 0.4)
     cash = book["equity_at_reference"] * rng.choice([-0.5, 0.2, 1.0], n)
-    system["haircut"] = rng.choice([0.0, 0.05, 0.3], (pools, assets))
+    system["haircut"] = rng.choice([0.02, 0.05, 0.3], (pools, assets))
     system["inverse"] = rng.random((pools, assets)) < 0.3
     system["inverse"][1] = False  # portfolio margin and pairs of receipts are for linear contracts
     receipts = (system.get("receipts") or {"pool": np.full(assets, -1)})["pool"]
@@ -396,7 +396,8 @@ def _credit(rng, system, book, path):
 
 
 def _owners(rng, system, book, path):
-    """Every owner has one account in each pool, as far as they go."""
+    """Every owner has one account in each pool, as far as they go. Linked perp accounts hold no coins: closed, with some left and no requirement, a
+    call would bring them to a margin of exactly nothing, and rounding would decide whether they are under it."""
     links = []
     perps = [np.flatnonzero(book["pool"] == v) for v in range(system["n_pools"])]
     loans = range(len(book["loans"]["pool"])) if "loans" in book else ()
@@ -404,6 +405,13 @@ def _owners(rng, system, book, path):
         links += [(owner, "perps", int(mine[owner])) for mine in perps if owner < len(mine)]
         links += [(owner, "loans", owner)] if owner < len(loans) else []
     book["links"] = links
+    if "collateral" in book:
+        for _, kind, i in links:
+            if kind == "perps":
+                faces = system["inverse"][book["pool"][i]]
+                book["equity_at_reference"][i] = np.abs(book["quantity"][i] * system["reference_price"])[~faces].sum() * rng.uniform(0.03, 0.4)
+                book["quantity"][i][faces] = 0.0
+                book["collateral"][i] = 0.0
     top_up = rng.uniform(1.0, 1.3)
     system["owners"] = {"top_up": top_up, "keep": top_up + rng.uniform(0.0, 0.5), "count": 10}
 
@@ -505,7 +513,7 @@ def _codes(names, table) -> np.ndarray:
 
 def engine_case(system: dict, book: dict, path: dict, dtype=np.float64) -> EngineCase:
     """A case of the twin as the engine takes it."""
-    pools, assets = system["n_pools"], system["n_assets"]
+    pools = system["n_pools"]
     populations, perps = [], [None] * len(book["pool"])
     portfolio = book.get("portfolio", np.zeros(len(book["pool"]), bool))
     for flag in (False, True) if "portfolio" in book else (False,):

@@ -80,7 +80,7 @@ def test_every_deficit_is_borne_by_somebody(group, seed, rounds):
 @settings(max_examples=60)
 @given(MANY, SEEDS, st.integers(1, 6))
 def test_contracts_add_up_to_nothing(group, seed, rounds):
-    """Customers, makers and arbitrageurs together hold no contracts: so funding paid is funding received, and what winners close the bankrupt assume."""
+    """Customers, makers and arbitrageurs together hold none: so funding paid is funding received, and what winners close the bankrupt lose."""
     case = engine_case(*random_case(seed, GROUPS[group]))
     state, record = case.simulate(rounds)
     net = np.asarray(state.ledger.maker_quantity)

@@ -84,5 +84,6 @@ def _positions(book: Book, system: SystemSpec, i: int, have: float, required: fl
         positions.append(row)
     if book.collateral is not None:
         for a in np.flatnonzero(book.collateral[:, i]):
-            positions.append({"asset": f"{book.assets[a]} (margin)", "quantity": float(book.collateral[a, i]), "mark, USD": float(book.reference_price[a])})
+            coins, price = float(book.collateral[a, i]), float(book.reference_price[a])
+            positions.append({"asset": f"{book.assets[a]} (margin)", "quantity": coins, "mark, USD": price})
     return summary, positions

@@ -321,6 +321,9 @@ class RunSpec(Spec):
     precision: Literal[32, 64] = Field(32, description="bits of a floating-point number: 32 for speed, 64 for proof")
     max_rounds: Annotated[Whole, Field(ge=1, le=1000)] = Field(3, description="most rounds of liquidation within one step")
     attribution: Yes = Field(False, description="also run with channels of contagion shut, to say how much loss came which way")
+    attribution_accounts: Annotated[Whole, Field(ge=1, le=1_000_000_000)] = Field(
+        20_000, description="most accounts of the sampled book that these runs use; a book from a file is used whole"
+    )
 
 
 class LimitSpec(Spec):

@@ -12,7 +12,20 @@ from jax import Array, lax
 
 from stresslev.engine import margin, portfolio, requirement, select
 from stresslev.engine.blocks import add_by_pool, busy_blocks, column, over_batches, pool_sum, put, take
-from stresslev.engine.health import Health, Prices, Rules, assess, coins_held, contract_gain, dot, of_coins, of_contracts, rules_for, spread, unit_value
+from stresslev.engine.health import (
+    Health,
+    Prices,
+    Rules,
+    assess,
+    coins_held,
+    contract_gain,
+    dot,
+    of_coins,
+    of_contracts,
+    rules_for,
+    spread,
+    unit_value,
+)
 from stresslev.engine.liquidation import auction_discount, restore_fraction, step_fraction
 from stresslev.engine.types import CLOSE_FACTOR, FIRST_IN, PRO_RATA, RESTORE, STEPWISE, Accounts, System
 
@@ -120,6 +133,10 @@ def _close(some: Accounts, rules: Rules) -> tuple[Health, Array, Array, Array]:
     return health, jnp.where(health.under & ~waits, share, 0), discount, health.under & waits
 
 
+#: Roundings by which the coins to be sold may fall short of all of them and still be all.
+_CRUMB = 1024
+
+
 def _coins_kept(some: Accounts, rules: Rules, share: Array) -> tuple[tuple[Array, ...], Array]:
     """Posted coins left when `share` of every position is closed, and the part sold of those free to be sold; decided at the venue's prices before.
 
@@ -141,7 +158,10 @@ def _coins_kept(some: Accounts, rules: Rules, share: Array) -> tuple[tuple[Array
         cash = cash + jnp.minimum(k, 0) * p
     worth = sum(jnp.maximum(k, 0) * p for k, p in zip(after, rules.coin_venue, strict=True))
     some_free = worth > 0
-    sold = jnp.where(some_free, jnp.clip(-cash / jnp.where(some_free, worth, jnp.ones_like(worth)), 0, 1), jnp.ones_like(worth))
+    needed = -cash / jnp.where(some_free, worth, jnp.ones_like(worth))
+    # an account that fees have brought down to nothing owes what its coins are worth, but for rounding, which must not leave a crumb of them
+    everything = ~some_free | (needed > 1 - _CRUMB * jnp.finfo(worth.dtype).eps)
+    sold = jnp.where(everything, 1, jnp.clip(needed, 0, 1))
     return tuple((1 - share) * k + share * ((1 - sold) * jnp.maximum(z, 0)) for k, z in zip(some.collateral, after, strict=True)), sold
 
 

@@ -73,8 +73,8 @@ def settle(
 ) -> tuple[Ledger, tuple[Accounts | Loans, ...], Borne]:
     """Meet a round's deficits (V,) USD; fees must be in the funds already.
 
-    `fund draw + socialised + d bad_debt = deficit`, each >= 0 (auto-deleveraging prevents a deficit; it has been done before). What funds pay for debt
-    that was written off in coins buys those coins at the marks of the write-off.
+    `fund draw + socialised + d bad_debt = deficit`, each >= 0 (auto-deleveraging prevents a deficit; it has been done before). What funds pay for
+    debt that was written off in coins buys those coins at the marks of the write-off.
 
     Args: `prices` after the round, at which gains count.
     """

@@ -14,7 +14,20 @@ from pathlib import Path
 import pyarrow as pa
 
 from stresslev.errors import InputError, Problem, did_you_mean, shorten
-from stresslev.importers.system_file import ALIASES, FIGURES, Inline, check_names, figure, toml_text
+from stresslev.importers.system_file import (
+    FIGURES,
+    FOLLOWS,
+    IMMEDIATE,
+    ROOTS,
+    Inline,
+    asset_names,
+    asset_of,
+    check_names,
+    checked,
+    exogenous,
+    figure,
+    toml_text,
+)
 from stresslev.tables import read_table
 
 _TEXT = ("market", "date", "symbol")
@@ -211,8 +224,7 @@ def _choose(path: Path, market: str, reserves: tuple[Reserve, ...], assets: Sequ
 
 
 def _figures(name: str):
-    symbol = re.sub(r"_\d+$", "", name)
-    return FIGURES.get(ALIASES.get(symbol, symbol))
+    return FIGURES.get(asset_of(name))
 
 
 def system(
@@ -250,7 +262,7 @@ def system(
       TOML text.
 
     Raises:
-      InputError: as `read` does; unknown asset or mode; an asset without a depth.
+      InputError: as `read` does; unknown asset or mode; an asset without a depth; figures that make no system.
     """
     path = Path(path)
     date, reserves = read(path, market)
@@ -259,7 +271,7 @@ def system(
     if v2:
         reserves, how = _in_usd(reserves, eth_price_usd, path)
         notes.append(f"The oracle of this market quotes in ETH; {how}.")
-    label = ""
+    label, listed = "", reserves
     if emode is not None:
         source = Path(emodes) if emodes is not None else path.with_name(path.name.replace("reserves", "emodes"))
         number, label, ltv, threshold, bonus = _emode(source, market, emode)
@@ -290,6 +302,10 @@ def system(
         notes.append(f"A symbol that the market lists twice is numbered in the order of the table: {', '.join(twice)}.")
     name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", market).lower() + (f"_emode_{number}" if emode is not None else "")
     figures = {r.name: _figures(r.name) for r in chosen}
+    called, unheld = asset_names(names), _unheld_roots(names, listed)
+    roots = {called[r.name]: r.price for r in chosen if called[r.name] in ROOTS} | {asset_of(r.name): r.price for r in unheld}
+    paths = {r.name: exogenous(r.name, called[r.name], r.price, roots) for r in chosen}
+    notes += _path_notes(called, paths, unheld)
     measured = [n for n in names if figures[n] and figures[n].measured and not _given(depth_usd, n)]
     assumed = [n for n in names if figures[n] and not figures[n].measured and not _given(depth_usd, n)]
     data = {
@@ -298,29 +314,65 @@ def system(
         "description": f"{market} on {date}{', ' + label if label else ''}: reserve parameters and oracle prices of the protocol ({path.name}).",
         "assumptions": [*notes, *left, *_assumptions(measured, assumed, chosen, cap_share, supplied_usd, borrowed_usd)],
         "assets": {
-            r.name: {
+            called.get(r.name, asset_of(r.name)): {
                 "price_usd": r.price,
-                "depth_usd": figure(depth_usd, r.name, figures[r.name].depth_usd if figures[r.name] else None, "depth_usd", path),
-                "volatility": figure(volatility, r.name, figures[r.name].volatility if figures[r.name] else 0.9, "volatility", path),
-                "impact_exponent": figure(
-                    impact_exponent, r.name, figures[r.name].impact_exponent if figures[r.name] else 0.8, "impact_exponent", path
-                ),
+                **paths.get(r.name, {}),
+                **{
+                    key: figure(given, r.name, getattr(_figures(r.name), key, default), key, path)
+                    for key, given, default in (
+                        ("depth_usd", depth_usd, None),
+                        ("volatility", volatility, 0.9),
+                        ("impact_exponent", impact_exponent, 0.8),
+                    )
+                },
             }
-            for r in chosen
+            for r in (*chosen, *unheld)
         },
         "pools": {
             name: {
                 "kind": "lending",
                 "description": f"{market}{', ' + label if label else ''}",
-                "insurance_fund_usd": 0,
+                "insurance_fund_usd": 0.0,
                 "liquidation": Inline(rule="close_factor", close_factor=CLOSE_FACTOR, full_below=0.0 if v2 else FULL_BELOW),
                 "protocol_fee": _round(fee),
-                "reserves": {r.name: _reserve_table(r, _totals(r, cap_share, supplied_usd or {}, borrowed_usd or {})) for r in chosen},
+                "reserves": {called[r.name]: _reserve_table(r, _totals(r, cap_share, supplied_usd or {}, borrowed_usd or {})) for r in chosen},
             }
         },
         "book": {"accounts": accounts},
     }
-    return toml_text(data)
+    return checked(toml_text(data), path)
+
+
+def _unheld_roots(names: Sequence[str], listed: tuple[Reserve, ...]) -> tuple[Reserve, ...]:
+    """Reserves that the pool does not hold and the system needs for their price: chosen reserves follow it."""
+    held = {asset_of(n) for n in names}
+    needed = {FOLLOWS[asset_of(n)] for n in names if asset_of(n) in FOLLOWS} - held
+    first = {asset_of(r.name): r for r in reversed(listed)}
+    return tuple(first[root] for root in ROOTS if root in needed and root in first)
+
+
+def _path_notes(called: Mapping[str, str], paths: Mapping[str, dict], unheld: tuple[Reserve, ...]) -> list[str]:
+    """What assets do in a scenario, one sentence each."""
+    out = []
+    renamed = [f"{symbol} is called {name}" for symbol, name in called.items() if symbol != name]
+    if renamed:
+        out.append(f"As in scenarios, {', '.join(renamed)}: the wrapped coin is taken for the coin.")
+    if unheld:
+        out.append(f"{', '.join(asset_of(r.name) for r in unheld)} is here for its price alone: it is no reserve of this pool.")
+    following = [f"{called[n]} after {keys['follows']['asset']}" for n, keys in paths.items() if "follows" in keys]
+    if following:
+        pairs = ", ".join(following)
+        out.append(
+            f"In scenarios that give them no path, assets follow others at a constant ratio ({pairs}). Each has a market of its own all the same: "
+            "selling the one does not move the other."
+        )
+    pegged = [called[n] for n, keys in paths.items() if "peg_usd" in keys]
+    if pegged:
+        out.append(f"In scenarios that give no path, the price stays where it is: {', '.join(pegged)}.")
+    alone = [called[n] for n, keys in paths.items() if not keys and called[n] not in ROOTS]
+    if alone:
+        out.append(f"A scenario has to give a path for {', '.join(alone)}.")
+    return out
 
 
 def _given(value, name: str) -> bool:
@@ -356,5 +408,6 @@ def _assumptions(measured: list[str], assumed: list[str], chosen: tuple[Reserve,
         out.append(f"Nothing new can be borrowed in {', '.join(closed)}.")
     if any(r.slope1 == r.slope2 == 0 for r in chosen):
         out.append("A rate that does not depend on use has no kink; it is written with one at 0.8, which changes nothing.")
+    out.append(IMMEDIATE)
     out.append("Efficiency and isolation modes, debt ceilings and caps bind no account here, unless the pool is one of an efficiency mode.")
     return out

@@ -1,4 +1,4 @@
-"""Real crvUSD loans as a book: the day of each state, its loan-to-value, and a pool that stands for Curve's controllers.
+"""Real crvUSD loans as a book: the day of each state, and its loan-to-value. The pool is in `crvusd_system`.
 
 A state says market, debt, collateral and number of bands N, not the day nor the price. States of one market are daily snapshots one after the other,
 so the day can be told without any price: a snapshot holds each loan once, and most loans come back in the next one with the same collateral and
@@ -12,7 +12,7 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pa_parquet
 
 from stresslev.errors import InputError, Problem, did_you_mean
-from stresslev.importers.system_file import FIGURES, Inline, check_names, figure, toml_text
+from stresslev.importers.system_file import figure
 from stresslev.tables import is_parquet, read_table
 from stresslev.write import atomically
 
@@ -30,10 +30,10 @@ from stresslev.write import atomically
 A, LOAN_DISCOUNT, LIQUIDATION_DISCOUNT = 100, 0.09, 0.06
 #: First snapshot of the shipped prices below.
 START = date(2023, 10, 1)
-#: Market as the file spells it -> asset.
-COLLATERAL = {"weth": "WETH", "wsteth": "wstETH", "sfrxeth": "sfrxETH", "wbtc": "WBTC"}
+#: Market as the file spells it -> asset of the system; wrapped coins go by the name of the coin, which scenarios know.
+COLLATERAL = {"weth": "ETH", "wsteth": "wstETH", "sfrxeth": "sfrxETH", "wbtc": "BTC"}
 #: ETH per token on 2023-11-20, the middle of the window: medians of small 1inch quotes. Staking yield moves them by about 0.5% to either side.
-ETH_PER = {"WETH": 1.0, "wstETH": 1.147, "sfrxETH": 1.0634}
+ETH_PER = {"ETH": 1.0, "wstETH": 1.147, "sfrxETH": 1.0634}
 DEBT = "crvUSD"
 POOL = "crvusd"
 _COLUMNS = ("market", "debt_crvusd", "collateral", "n_bands")
@@ -183,7 +183,7 @@ def borrowing_rate(states: States) -> dict[str, float]:
 def day_prices() -> dict[str, np.ndarray]:
     """Market -> (93,) USD per coin of its collateral at 00:00 UTC of each day from START: Binance's ETH and BTC, times `ETH_PER`."""
     eth, btc = (np.array(text.split(), float) for text in (_ETH_USD, _BTC_USD))
-    return {market: btc if asset == "WBTC" else eth * ETH_PER[asset] for market, asset in COLLATERAL.items()}
+    return {market: btc if asset == "BTC" else eth * ETH_PER[asset] for market, asset in COLLATERAL.items()}
 
 
 def loan_to_value(states: States, prices: Mapping[str, np.ndarray] | None = None) -> np.ndarray:
@@ -247,8 +247,8 @@ def asset_prices(prices: Mapping[str, np.ndarray] | None = None) -> dict[str, fl
     return {COLLATERAL[m]: float(p[-1]) for m, p in prices.items() if m in COLLATERAL} | {DEBT: 1.0}
 
 
-def _pick(states: States, ltv: np.ndarray, loans: int | None, day: int | None, seed: int) -> np.ndarray:
-    """Rows of the book. Raises InputError when there are none."""
+def pick(states: States, ltv: np.ndarray, loans: int | None, day: int | None, seed: int) -> np.ndarray:
+    """Admissible rows: all, one day's, or a draw with replacement. Raises InputError when there are none."""
     fine = admissible(states, ltv)
     if day is not None:
         fine &= days(states) == day
@@ -287,7 +287,7 @@ def book(
         if asset not in price_usd:
             raise InputError(states.file, Problem(f"price_usd.{asset}", "", "is missing", "give the price of every asset of the book"))
     price = {asset: figure(price_usd, asset, None, "price_usd", states.file) for asset in needed}
-    rows = _pick(states, ltv, loans, day, seed)
+    rows = pick(states, ltv, loans, day, seed)
     asset = np.array([COLLATERAL[m] for m in states.market[rows]], dtype=object)
     coins = states.debt[rows] / (ltv[rows] * np.array([price[a] for a in asset]))
     n = len(rows)
@@ -313,112 +313,3 @@ def write_book(table: pa.Table, path: str | Path) -> None:
             pa_parquet.write_table(table, temporary)
         else:
             pa_csv.write_csv(table, temporary)
-
-
-def _reserve(states: States, rows: np.ndarray) -> dict:
-    """One collateral: limits are means over its loans, by debt, of what their numbers of bands allow."""
-    weights, bands = states.debt[rows], states.n_bands[rows]
-    return {
-        "ltv": round(float(np.average(band_value(bands, LOAN_DISCOUNT), weights=weights)), 4),
-        "liquidation_threshold": round(float(np.average(band_value(bands, LIQUIDATION_DISCOUNT), weights=weights)), 4),
-        "bonus": round(LIQUIDATION_DISCOUNT / (1 - LIQUIDATION_DISCOUNT), 4),
-        "collateral": True,
-        "borrowable": False,
-        "reserve_factor": 0.0,
-        "rate": Inline(optimal=0.8, base=0.0, slope1=0.0, slope2=0.0),
-    }
-
-
-def _assumptions(states: States, fine: np.ndarray) -> list[str]:
-    """What the system file supposes, one sentence each."""
-    last = START + timedelta(days=len(day_prices()["weth"]) - 1)
-    return [
-        f"The file does not store days. Each state's day is told from loans that come back ({START} to {last} with the shipped prices).",
-        f"Collateral is valued at 00:00 UTC of that day, with one crvUSD at one dollar and {ETH_PER['wstETH']:g} and {ETH_PER['sfrxETH']:g} ETH per "
-        "wstETH and sfrxETH.",
-        f"{int((~fine).sum())} of {len(states)} states are left out: their collateral was being sold by the AMM, and the crvUSD it brought is not in "
-        "the file. The book is therefore healthier than the market was.",
-        "Loans keep their debt and loan-to-value; their collateral is restated at the prices of this file.",
-        "Curve's gradual conversion of collateral in bands is not modelled. What is: the hard liquidation at health zero of a loan whose bands begin "
-        f"at the price. The threshold is (1 - {LIQUIDATION_DISCOUNT:g}) of what N bands are worth (A = {A}), as a mean over loans by debt.",
-        f"A liquidator repays the whole debt for collateral worth 1 / (1 - {LIQUIDATION_DISCOUNT:g}) of it; on chain all that is left of the loan is "
-        "the liquidator's.",
-        "The borrowing rate is the median growth of debts from one day to the next, as a mean over markets by debt, and does not change.",
-        "Interest goes to the protocol: crvUSD is minted, nobody supplies it.",
-        "Depth and impact exponent of collateral are those of 1inch quotes of 2023-11-20 into USDC and USDT unless given (for sfrxETH the fit is "
-        "poor); those of crvUSD are assumed.",
-    ]
-
-
-def system(
-    states: States,
-    ltv: np.ndarray,
-    price_usd: Mapping[str, float],
-    *,
-    book_file: str,
-    depth_usd: Mapping[str, float] | float | None = None,
-    volatility: Mapping[str, float] | float | None = None,
-    impact_exponent: Mapping[str, float] | float | None = None,
-) -> str:
-    """A system file with one lending pool that stands for the four controllers, and the book of `book`.
-
-    Args:
-      states: loans.
-      ltv: (n,) of `loan_to_value`.
-      price_usd: asset -> USD, as given to `book`.
-      book_file: where the book will be, relative to the system file.
-      depth_usd, volatility, impact_exponent: by asset, or one number for all; they override the defaults.
-
-    Returns:
-      TOML text.
-
-    Raises:
-      InputError: an asset without a price, a figure that is no number above zero.
-    """
-    fine, rates = admissible(states, ltv), borrowing_rate(states)
-    held = {COLLATERAL[m]: np.flatnonzero((states.market == m) & fine) for m in states.markets}
-    held = {asset: rows for asset, rows in held.items() if len(rows)}
-    assets = [*held, DEBT]
-    for given, key in ((depth_usd, "depth_usd"), (volatility, "volatility"), (impact_exponent, "impact_exponent")):
-        check_names(given, assets, key, states.file)
-    weight = {m: states.debt[states.market == m].sum() for m in states.markets}
-    rate = float(sum(rates[m] * weight[m] for m in weight) / sum(weight.values()))
-    return toml_text(
-        {
-            "kind": "system",
-            "name": POOL,
-            "description": f"Loans of {states.file} in {', '.join(held)}: debts, loan-to-values and borrowing rate as they were; one pool for all.",
-            "assumptions": _assumptions(states, fine),
-            "assets": {
-                a: {
-                    "price_usd": figure(price_usd, a, None, "price_usd", states.file),
-                    "depth_usd": figure(depth_usd, a, FIGURES[a].depth_usd, "depth_usd", states.file),
-                    "volatility": figure(volatility, a, FIGURES[a].volatility, "volatility", states.file),
-                    "impact_exponent": figure(impact_exponent, a, FIGURES[a].impact_exponent, "impact_exponent", states.file),
-                }
-                for a in assets
-            },
-            "pools": {
-                POOL: {
-                    "kind": "lending",
-                    "description": "Curve's crvUSD controllers, hard liquidation only",
-                    "insurance_fund_usd": 0,
-                    "liquidation": Inline(rule="close_factor", close_factor=1.0, full_below=1.0),
-                    "protocol_fee": 0.0,
-                    "reserves": {a: _reserve(states, rows) for a, rows in held.items()}
-                    | {
-                        DEBT: {
-                            "ltv": 0.0,
-                            "liquidation_threshold": 0.0,
-                            "bonus": 0.0,
-                            "collateral": False,
-                            "borrowable": True,
-                            "reserve_factor": 1.0,
-                            "rate": Inline(optimal=0.8, base=round(rate, 4), slope1=0.0, slope2=0.0),
-                        }
-                    },
-                }
-            },
-            "book": {"file": book_file},
-        }
-    )

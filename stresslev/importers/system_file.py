@@ -3,10 +3,13 @@
 import json
 import math
 import re
-from collections.abc import Mapping
+import tomllib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from stresslev.config.load import validate
+from stresslev.config.spec import SystemSpec
 from stresslev.errors import InputError, Problem, did_you_mean, shorten
 from stresslev.write import atomically
 
@@ -21,13 +24,13 @@ class MarketFigures:
     measured: bool  # depth and exponent come from `quotes.fit` on the quotes of 2023-11-20; else they are assumed
 
 
-#: Depth and exponent: `quotes.fit` on 1inch quotes of 2023-11-20 (sales for USDC and USDT). Volatility: hourly Binance prices of 2023-10-01 to
-#: 2023-12-31 for ETH (0.467) and BTC (0.404). The rest is assumed, and every system file says so.
+#: By the asset of the system file (see `ALIASES`). Depth and exponent: `quotes.fit` on 1inch quotes of 2023-11-20 (sales for USDC and USDT).
+#: Volatility: hourly Binance prices of 2023-10-01 to 2023-12-31 for ETH (0.467) and BTC (0.404). The rest is assumed, and every system file says so.
 FIGURES = {
-    "WETH": MarketFigures(8.3e6, 0.79, 0.47, True),
+    "ETH": MarketFigures(8.3e6, 0.79, 0.47, True),
     "wstETH": MarketFigures(7.9e6, 0.85, 0.47, True),
     "sfrxETH": MarketFigures(1.3e6, 0.43, 0.47, True),
-    "WBTC": MarketFigures(2.5e6, 0.82, 0.40, True),
+    "BTC": MarketFigures(2.5e6, 0.82, 0.40, True),
     "cbETH": MarketFigures(2.0e6, 0.8, 0.47, False),
     "rETH": MarketFigures(2.0e6, 0.8, 0.47, False),
     "USDC": MarketFigures(50e6, 1.0, 0.02, False),
@@ -37,8 +40,74 @@ FIGURES = {
     "GHO": MarketFigures(5e6, 1.0, 0.02, False),
     "crvUSD": MarketFigures(10e6, 1.0, 0.02, False),
 }
-#: The same asset under the name another chain gives it.
-ALIASES = {"WETH.e": "WETH", "WBTC.e": "WBTC", "BTC.b": "WBTC", "DAI.e": "DAI", "USDt": "USDT"}
+#: Symbol of a reserve -> asset that scenarios know: wrapped coins, and the names that other chains give.
+ALIASES = {
+    "WETH": "ETH",
+    "WETH.e": "ETH",
+    "WBTC": "BTC",
+    "WBTC.e": "BTC",
+    "BTC.b": "BTC",
+    "DAI.e": "DAI",
+    "USDC.e": "USDC",
+    "USDt": "USDT",
+    "USDT.e": "USDT",
+    "LUSD.e": "LUSD",
+}
+#: Assets that scenarios give a path.
+ROOTS = ("ETH", "BTC")
+#: Asset -> root whose returns it follows where a scenario has no path of its own for it.
+FOLLOWS = {
+    "wstETH": "ETH",
+    "stETH": "ETH",
+    "sfrxETH": "ETH",
+    "cbETH": "ETH",
+    "rETH": "ETH",
+    "ETHx": "ETH",
+    "weETH": "ETH",
+    "tBTC": "BTC",
+    "cbBTC": "BTC",
+}
+#: Assets that stay where they are in such scenarios.
+DOLLARS = frozenset(
+    {"USDC", "USDT", "DAI", "sDAI", "GHO", "crvUSD", "LUSD", "FRAX", "sUSD", "TUSD", "BUSD", "USDP", "GUSD", "MAI", "miMATIC", "PYUSD", "USDS"}
+)
+
+
+def asset_of(symbol: str) -> str:
+    """The asset that a reserve's symbol stands for, numbered or not."""
+    plain = re.sub(r"_\d+$", "", symbol)
+    return ALIASES.get(plain, plain)
+
+
+def asset_names(symbols: Iterable[str]) -> dict[str, str]:
+    """Symbol -> name in the system file: ETH and BTC for the first reserve of each, which scenarios speak of; else the symbol."""
+    names: dict[str, str] = {}
+    for symbol in symbols:
+        asset = asset_of(symbol)
+        names[symbol] = asset if asset in ROOTS and asset not in names.values() else symbol
+    return names
+
+
+def exogenous(symbol: str, name: str, price: float, roots: Mapping[str, float]) -> dict:
+    """The keys that give an asset a path in scenarios without one: a peg, a root to follow, or nothing.
+
+    Args:
+      symbol: of the reserve.
+      name: in the system file.
+      price: USD.
+      roots: root -> USD, those that the system file holds.
+    """
+    asset = asset_of(symbol)
+    if asset in DOLLARS:
+        return {"peg_usd": round(price, 2)}
+    root = asset if asset in ROOTS else FOLLOWS.get(asset)
+    if root in roots and name != root:
+        return {"follows": Inline(asset=root, ratio=round(price / roots[root], 6))}
+    return {}
+
+
+#: What every system file supposes about prices.
+IMMEDIATE = "The oracle shows the market price at once. A fifth of the impact of a sale is permanent, and half of the rest is gone after ten minutes: assumed."
 
 
 class Inline(dict):
@@ -70,6 +139,12 @@ def toml_text(data: Mapping, path: tuple[str, ...] = ()) -> str:
     for key, table in data.items():
         if key not in plain:
             text += ("\n" if text else "") + toml_text(table, (*path, key))
+    return text
+
+
+def checked(text: str, file: str | Path) -> str:
+    """The text itself, if it is a system that `stresslev run` takes. Raises InputError with its keys, in the name of the data file."""
+    validate(SystemSpec, tomllib.loads(text), file)
     return text
 
 

@@ -1,54 +1,22 @@
-"""The charts of a scenario."""
-
-from dataclasses import dataclass, field
+"""The charts of a scenario that every system has."""
 
 import numpy as np
 
-from stresslev.report import captions, facts, plots, series, words
+from stresslev.report import captions, chart, facts, plots, series, words
+from stresslev.report.chart import Chart
 from stresslev.report.inputs import Scenario
 from stresslev.report.plots import Colours
 
 
-@dataclass(frozen=True)
-class Chart:
-    """A figure with its words. Without anything to draw there is no figure, and the caption says why."""
-
-    title: str
-    unit: str
-    caption: str
-    figure: dict | None = None
-    key: list[tuple[str, str, str]] = field(default_factory=list)  # (kind, colour, text); kinds are "solid", "dashed" and "block"
-
-
 def charts(scenario: Scenario, colours: Colours) -> list[Chart]:
-    """All charts of a scenario, in the order of the report."""
+    """Prices, liquidations, funds, bad debt, open interest and depth, in the order of the report."""
     made = [make(scenario, colours) for make in (_prices, _close_up, _liquidations, _funds, _bad_debt, _interest, _depth)]
-    return [chart for chart in made if chart is not None]
-
-
-def _values(scenario: Scenario, variable: str, *dims: str) -> np.ndarray:
-    return scenario.data[variable].transpose("time", *dims).values.astype(float)
-
-
-def _names(scenario: Scenario, dim: str) -> list[str]:
-    return [str(n) for n in scenario.data[dim].values]
-
-
-def _bare(amount: float) -> str:
-    """Money where the unit is stated beside it."""
-    return words.usd(amount).removesuffix(" USD")
-
-
-def _time(scenario: Scenario) -> str:
-    return "time in UTC" if scenario.start else "time in minutes since the start"
-
-
-def _figure(scenario: Scenario, data: list[dict], layout: dict) -> dict:
-    return {"data": data, "layout": layout, "origin": plots.origin(scenario.start)}
+    return [one for one in made if one is not None]
 
 
 def _asset_sizes(scenario: Scenario) -> np.ndarray:
-    return scenario.data.open_interest_usd.isel(time=0).sum("pool").values
+    ds = scenario.data
+    return (ds.open_interest_usd + ds.supplied_usd + ds.borrowed_usd).isel(time=0).sum("pool").values
 
 
 def _left_out(shown: list, every: list, what: str, why: str = "less open interest") -> str:
@@ -60,10 +28,10 @@ _PRICE_KEY = [("solid", plots.FAINT, "with the cascade (coloured)"), ("dashed", 
 
 
 def _prices(scenario: Scenario, colours: Colours) -> Chart:
-    names, shown = _names(scenario, "asset"), series.largest(_asset_sizes(scenario), plots.PANELS)
+    names, shown = chart.names(scenario, "asset"), series.largest(_asset_sizes(scenario), plots.PANELS)
     return Chart(
         title="Prices with and without the cascade",
-        unit=f"percent of the start, all panels on one scale; {_time(scenario)}",
+        unit=f"percent of the start, all panels on one scale; {chart.time_words(scenario)}",
         caption=captions.prices(scenario) + _left_out(shown, names, "asset"),
         figure=_price_panels(scenario, colours, shown, None),
         key=_PRICE_KEY,
@@ -77,7 +45,7 @@ def _close_up(scenario: Scenario, colours: Colours) -> Chart | None:
     shown = series.largest(_asset_sizes(scenario), plots.PANELS)
     return Chart(
         title="Prices in the cascade, close up",
-        unit=f"percent of the start, all panels on one scale; {_time(scenario)}",
+        unit=f"percent of the start, all panels on one scale; {chart.time_words(scenario)}",
         caption=captions.close_up(scenario, window),
         figure=_price_panels(scenario, colours, shown, window),
         key=_PRICE_KEY,
@@ -85,8 +53,8 @@ def _close_up(scenario: Scenario, colours: Colours) -> Chart | None:
 
 
 def _price_panels(scenario: Scenario, colours: Colours, shown: list[int], window: tuple[float, float] | None) -> dict:
-    names, times = _names(scenario, "asset"), scenario.minutes
-    price, without = _values(scenario, "price_usd", "asset"), _values(scenario, "exogenous_price_usd", "asset")
+    names, times = chart.names(scenario, "asset"), scenario.minutes
+    price, without = chart.values(scenario, "price_usd", "asset"), chart.values(scenario, "exogenous_price_usd", "asset")
     price, without = 100 * price / price[0], 100 * without / without[0]
     if window:
         inside = (times >= window[0]) & (times <= window[1])
@@ -109,15 +77,15 @@ def _price_panels(scenario: Scenario, colours: Colours, shown: list[int], window
             scenario, panel.ticks, window, domain=panel.horizontal, anchor=panel.axis("y"), matches=panel.matched, showticklabels=panel.last
         )
         axes[panel.key("y")] = plots.value_axis(max(low - pad, 0), high + pad, "%", domain=panel.vertical, anchor=panel.axis("x"), nticks=5)
-    return _figure(scenario, data, plots.panel_layout(height, 56, notes, axes))
+    return chart.figure(scenario, data, plots.panel_layout(height, 56, notes, axes))
 
 
 def _liquidations(scenario: Scenario, colours: Colours) -> Chart:
     title = "Liquidations by pool"
     if not scenario.liquidated:
         return Chart(title, "", "Nothing is liquidated in this scenario, so there is nothing to draw.")
-    names = _names(scenario, "pool")
-    sides = [_values(scenario, v, "pool", "asset")[1:].sum(axis=2) for v in ("closed_long_usd", "closed_short_usd")]
+    names = chart.names(scenario, "pool")
+    sides = [chart.values(scenario, v, "pool", "asset")[1:].sum(axis=2) for v in ("closed_long_usd", "closed_short_usd")]
     size = series.bucket_steps(len(sides[0]))
     step = float(scenario.minutes[1] - scenario.minutes[0])
     long, short = (series.bucket_sums(side, size) for side in sides)
@@ -150,16 +118,16 @@ def _liquidations(scenario: Scenario, colours: Colours) -> Chart:
     layout = plots.layout(220, xaxis=plots.time_axis(scenario, 8, showline=False), yaxis=vertical, barmode="relative", bargap=0)
     return Chart(
         title=title,
-        unit=f"USD closed per {words.duration(width)}: longs above zero (forced sales), shorts below (forced purchases); {_time(scenario)}",
+        unit=f"USD closed per {words.duration(width)}: longs above zero (forced sales), shorts below (forced purchases); {chart.time_words(scenario)}",
         caption=caption,
-        figure=_figure(scenario, data, layout),
+        figure=chart.figure(scenario, data, layout),
         key=key,
     )
 
 
 def _funds(scenario: Scenario, colours: Colours) -> Chart:
     title = "Insurance funds"
-    names, fund = _names(scenario, "pool"), _values(scenario, "insurance_fund_usd", "pool")
+    names, fund = chart.names(scenario, "pool"), chart.values(scenario, "insurance_fund_usd", "pool")
     if fund.max() <= 0:
         return Chart(title, "", "No pool has an insurance fund at any time, so there is nothing to draw.")
     held = [v for v in range(len(names)) if fund[:, v].max() > 0]
@@ -172,7 +140,7 @@ def _funds(scenario: Scenario, colours: Colours) -> Chart:
         rows, colour = series.thin(own), colours.pools[names[v]]
         place = {"xaxis": panel.axis("x"), "yaxis": panel.axis("y"), "fill": "tozeroy", "fillcolor": colour + "22"}
         data.append(plots.line(scenario.minutes[rows], own[rows] / unit.factor, names[v], colour, unit.suffix, **place))
-        notes.append(panel.title(names[v], f"start {_bare(own[0])}, lowest {_bare(own.min())}", colour))
+        notes.append(panel.title(names[v], f"start {chart.bare(own[0])}, lowest {chart.bare(own.min())}", colour))
         axes[panel.key("x")] = plots.time_axis(
             scenario, panel.ticks, domain=panel.horizontal, anchor=panel.axis("y"), matches=panel.matched, showticklabels=panel.last
         )
@@ -180,15 +148,15 @@ def _funds(scenario: Scenario, colours: Colours) -> Chart:
         axes[panel.key("y")] = plots.value_axis(0, top, unit.suffix, domain=panel.vertical, anchor=panel.axis("x"), nticks=5)
     return Chart(
         title=title,
-        unit=f"USD, every pool on its own scale from zero; {_time(scenario)}",
+        unit=f"USD, every pool on its own scale from zero; {chart.time_words(scenario)}",
         caption=captions.funds(scenario) + _left_out(shown, held, "pool", "smaller funds"),
-        figure=_figure(scenario, data, plots.panel_layout(height, 60, notes, axes)),
+        figure=chart.figure(scenario, data, plots.panel_layout(height, 60, notes, axes)),
     )
 
 
 def _bad_debt(scenario: Scenario, colours: Colours) -> Chart:
     title = "Bad debt, cumulative"
-    names, debt = _names(scenario, "pool"), _values(scenario, "bad_debt_usd", "pool")
+    names, debt = chart.names(scenario, "pool"), chart.values(scenario, "bad_debt_usd", "pool")
     if debt.max() <= 0:
         return Chart(title, "", "No bad debt arises in this scenario, so there is nothing to draw.")
     owing = [i for i in range(len(names)) if debt[:, i].max() > 0]
@@ -206,12 +174,12 @@ def _bad_debt(scenario: Scenario, colours: Colours) -> Chart:
     notes, right = plots.end_labels([(n, words.usd(y[-1]), c, y[-1]) for n, c, y in lines], 0, top, 156)
     vertical = plots.value_axis(0, top / unit.factor, unit.suffix)
     layout = plots.layout(208, right=right, xaxis=plots.time_axis(scenario, 8), yaxis=vertical, annotations=notes)
-    return Chart(title, f"USD; {_time(scenario)}", captions.bad_debt(scenario), _figure(scenario, data, layout))
+    return Chart(title, f"USD; {chart.time_words(scenario)}", captions.bad_debt(scenario), chart.figure(scenario, data, layout))
 
 
 def _interest(scenario: Scenario, colours: Colours) -> Chart:
-    names = _names(scenario, "pool")
-    values = _values(scenario, "open_interest_usd", "pool", "asset").sum(axis=2)
+    names = chart.names(scenario, "pool")
+    values = chart.values(scenario, "open_interest_usd", "pool", "asset").sum(axis=2)
     values, names, other = series.fold(values, names, values.max(axis=0), plots.PARTS)
     tops = np.cumsum(values, axis=1)
     unit = plots.money_unit(tops.max())
@@ -226,12 +194,12 @@ def _interest(scenario: Scenario, colours: Colours) -> Chart:
     notes, right = plots.end_labels(entries, 0, top, 166)
     vertical = plots.value_axis(0, top / unit.factor, unit.suffix)
     layout = plots.layout(218, right=right, xaxis=plots.time_axis(scenario, 8), yaxis=vertical, annotations=notes)
-    unit_text = f"USD at the prices of each moment, stacked, with values at the end; {_time(scenario)}"
-    return Chart("Open interest by pool", unit_text, captions.interest(scenario), _figure(scenario, data, layout))
+    unit_text = f"USD at the prices of each moment, stacked, with values at the end; {chart.time_words(scenario)}"
+    return Chart("Open interest by pool", unit_text, captions.interest(scenario), chart.figure(scenario, data, layout))
 
 
 def _depth(scenario: Scenario, colours: Colours) -> Chart:
-    names, depth = _names(scenario, "asset"), _values(scenario, "depth_usd", "asset")
+    names, depth = chart.names(scenario, "asset"), chart.values(scenario, "depth_usd", "asset")
     share = 100 * depth / depth[0]
     shown = series.largest(_asset_sizes(scenario), plots.PARTS)
     rows = series.thin(share[:, shown])
@@ -244,7 +212,7 @@ def _depth(scenario: Scenario, colours: Colours) -> Chart:
     layout = plots.layout(208, left=50, right=right, xaxis=plots.time_axis(scenario, 8), yaxis=vertical, annotations=notes)
     return Chart(
         title="Market depth",
-        unit=f"percent of the depth at the start, with values at the end; {_time(scenario)}",
+        unit=f"percent of the depth at the start, with values at the end; {chart.time_words(scenario)}",
         caption=captions.depth(scenario) + _left_out(shown, names, "asset"),
-        figure=_figure(scenario, data, layout),
+        figure=chart.figure(scenario, data, layout),
     )

@@ -11,8 +11,9 @@ import xarray as xr
 from stresslev import metrics, results
 from stresslev.errors import InputError, Problem
 from stresslev.metrics import Finding
+from stresslev.report.older import completed
 
-#: Variables the report reads from every scenario.
+#: Variables without which there is no report; the others are newer.
 _NEEDED = (
     "price_usd",
     "exogenous_price_usd",
@@ -65,6 +66,12 @@ class Scenario:
         """Whether a pool closed anything."""
         return bool((self.data.closed_long + self.data.closed_short).sum() > 0)
 
+    @property
+    def lenders(self) -> tuple[str, ...]:
+        """Pools with deposits or loans."""
+        lent = (self.data.supplied_usd + self.data.borrowed_usd).sum(("time", "asset"))
+        return tuple(str(p) for p in lent.pool.values[lent.values > 0])
+
 
 @dataclass(frozen=True)
 class Run:
@@ -76,6 +83,11 @@ class Run:
     scenarios: tuple[Scenario, ...]
     attributes: dict
     configuration: dict
+
+    @property
+    def system(self) -> dict:
+        """The system as configured."""
+        return self.configuration["system"]
 
     @property
     def pools(self) -> tuple[str, ...]:
@@ -113,7 +125,7 @@ def _completed(stored: dict, computed: dict) -> dict:
 
 
 def _scenario(name: str, ds: xr.Dataset, entry: dict) -> Scenario:
-    attributes = ds.attrs
+    attributes, ds = ds.attrs, completed(ds)
     by_pool = {pool: _completed(entry["pools"].get(pool, {}), values) for pool, values in metrics.by_pool(ds).items()}
     return Scenario(
         name=name,

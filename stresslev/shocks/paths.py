@@ -154,10 +154,7 @@ def _path_of(name: str, scenario: ScenarioSpec, assets: dict[str, AssetSpec]) ->
         other = asset.follows.asset
         start = asset.follows.ratio * _start(other, scenario, assets)
         return PathSpec(proxy=other, beta=asset.follows.beta, start_price_usd=start)
-    if asset.receipt is not None:
-        level = asset.price_usd or _start(asset.receipt.underlying, scenario, assets)
-    else:
-        level = asset.peg_usd
+    level = asset.peg_usd if asset.receipt is None else asset.price_usd or _start(asset.receipt.underlying, scenario, assets)
     return PathSpec(minutes=(0.0, 1.0), prices=(level, level))
 
 

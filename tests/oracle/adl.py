@@ -3,7 +3,7 @@
 import copy
 from types import SimpleNamespace
 
-from tests.oracle.margin import equity, margin_equity, maintenance, notionals, position_margin
+from tests.oracle.margin import equity, maintenance, margin_equity, notionals, position_margin
 from tests.oracle.prices import gain
 
 

@@ -34,14 +34,14 @@ def plan(system, state, loan, mark, venue):
 
     supplied, owed = zip(*(coins(system, state, loan, a) for a in range(A)), strict=True)
     overlap = [min(supplied[a], owed[a]) for a in range(A)]
-    O = sum(overlap[a] * mark[v, a] for a in range(A))
-    LO = sum(state.threshold[v, a] * overlap[a] * mark[v, a] for a in range(A))
-    if all_due or O == 0.0:
+    overlap_usd = sum(overlap[a] * mark[v, a] for a in range(A))
+    weighted_overlap = sum(state.threshold[v, a] * overlap[a] * mark[v, a] for a in range(A))
+    if all_due or overlap_usd == 0.0:
         theta = 1.0
     elif rule == "close_factor":
-        theta = min(max(phi * debt / O, 0.0), 1.0)
+        theta = min(max(phi * debt / overlap_usd, 0.0), 1.0)
     else:
-        denominator = target * O - LO
+        denominator = target * overlap_usd - weighted_overlap
         theta = min(max((target * debt - weighted) / denominator, 0.0), 1.0) if denominator > 0.0 else 1.0
 
     left = [supplied[a] - theta * overlap[a] if theta < 1.0 or owed[a] < supplied[a] else 0.0 for a in range(A)]
@@ -62,7 +62,7 @@ def plan(system, state, loan, mark, venue):
             if all_due:
                 rho = debt_left
             elif rule == "close_factor":
-                rho = min(max(phi * debt - O, 0.0), debt_left)
+                rho = min(max(phi * debt - overlap_usd, 0.0), debt_left)
             elif target <= lost:
                 rho = debt_left
             else:

@@ -225,6 +225,6 @@ def coins_to_sell(system, state, account, venue) -> list:
         cash += face(system, account, a) - account.k[a] * system.reference_price[a] + min(own[a], 0.0) * price[a]
     worth = sum(max(own[a], 0.0) * price[a] for a in range(system.A))
     share = min(max(-cash / worth, 0.0), 1.0) if worth > 0.0 else 0.0
-    if share == 1.0:
+    if share > 1.0 - 1e-9:  # fees that have taken all equity leave coins worth exactly what is owed: rounding must not keep a crumb
         return list(account.k)  # all of it: k - z + max(z, 0) + min(z, 0)
     return [account.k[a] - own[a] + share * max(own[a], 0.0) + min(own[a], 0.0) for a in range(system.A)]

@@ -6,7 +6,7 @@ import numpy as np
 
 from tests.oracle import lending
 from tests.oracle.adl import in_proportion
-from tests.oracle.margin import equity, margin_equity, maintenance
+from tests.oracle.margin import equity, maintenance, margin_equity
 from tests.oracle.prices import common_prices, venue_prices
 
 

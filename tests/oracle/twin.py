@@ -69,8 +69,8 @@ def run(system: dict, book: dict, path: dict, max_rounds: int) -> dict:
     system: n_pools, n_assets, tiers[v][a] = (floors, rates), maintenance_multiplier (V,A); rule[v] one of full, restore, stepwise, close_factor;
             waterfall[v] a list of insurance_fund, shared_funds, adl, socialise; impact with the form of each asset by name; arrays by pool and asset as
             the engine names them; optional mechanisms as dicts under the engine's names, left out or None when there is none.
-    book:   pool (N,), equity_at_reference (N,), quantity (N,A), optional collateral (N,A), entry (N,A), portfolio (N,) bool; optional loans with
-            pool, supply, debt, cash; optional links [(owner, "perps" or "loans", number)].
+    book:   pool (N,), equity_at_reference (N,), quantity (N,A), optional collateral (N,A), entry (N,A), portfolio (N,) bool; optional loans
+            with pool, supply, debt, cash; optional links [(owner, "perps" or "loans", number)].
     path:   log_price (T,A), depth_factor (T,A), optional mark_offset (T,V,A), outage (T,V), premium (T,V,A).
     """
     rules = read_system(system)
@@ -244,6 +244,7 @@ def play_step(system, state, now, max_rounds: int) -> dict:
                 payers = longs[v, a] + max(makers, 0.0) if paid > 0.0 else shorts[v, a] + max(-makers, 0.0)
                 tally.funding_paid[v] += abs(paid) * payers
     borrow_rate = lending.accrue_interest(system, state)
+    prices.refresh_marks(system, state)  # tokens have grown by the interest
     state.multiplier, state.threshold = requirement_multipliers(system, state), thresholds(system)
     settle.margin_calls(system, state, prices.mark_prices(system, state), tally)
     count_age(system, state)

@@ -1,0 +1,100 @@
+"""Charts of losses: who bore them, and by which channel they came."""
+
+import numpy as np
+
+from stresslev.report import chart, loss_captions, plots, words
+from stresslev.report.chart import Chart
+from stresslev.report.inputs import Run, Scenario
+from stresslev.report.losses import CHANNELS, LAYERS, Attribution, deficits, layers
+
+#: Layer -> colour: greens are funds, yellows customers, brown is what nobody bore.
+_LAYER_COLOURS = {"own_fund": "#2f7f68", "other_funds": "#a3d3c3", "adl": "#e0a030", "socialised": "#f3dc8c", "bad_debt": "#a33b00"}
+_MORE, _LESS, _WHOLE = "#0072B2", "#8fb9a8", plots.INK
+_ROW, _EDGE = 34, 30  # pixels per bar, and between the name of the longest bar and the plot
+
+
+def _bars(names: list[str], values, unit: plots.Unit, label: str, colour, texts: list[str], **more) -> dict:
+    """Horizontal bars, one per name."""
+    shown = [float(v) / unit.factor for v in values]
+    hover = [f"{name}: {text}" for name, text in zip(names, texts, strict=True)]
+    return {
+        "type": "bar",
+        "orientation": "h",
+        "x": shown,
+        "y": names,
+        "name": label,
+        "marker": {"color": colour, "line": {"width": 0}},
+        "hovertext": hover,
+        "hovertemplate": "%{hovertext}<extra></extra>",
+        "showlegend": False,
+    } | more
+
+
+def _layout(names: list[str], low: float, high: float, unit: plots.Unit, **more) -> dict:
+    marks = plots.ticks(low / unit.factor, high / unit.factor, 4)
+    left = round(_EDGE / 2 + max(7.4 * len(n) for n in names))
+    across = plots.value_axis(
+        low / unit.factor, high / unit.factor, "", tickvals=marks, ticktext=[f"{words.decimal(m)}{unit.suffix}" for m in marks], tickangle=0
+    )
+    down = {"autorange": "reversed", "ticks": "", "automargin": False, "fixedrange": True}
+    return plots.layout(_ROW * len(names) + 56, left=left, right=14, xaxis=across, yaxis=down, bargap=0.32, **more)
+
+
+def borne(scenario: Scenario) -> Chart:
+    """Deficits by pool, stacked by who bore them."""
+    title = "Losses beyond margin, and who bore them"
+    total, parts = deficits(scenario), layers(scenario)
+    if total.sum() <= 0:
+        return Chart(title, "", "No account that is closed leaves a loss beyond its margin, so there is nothing to bear.")
+    pools = chart.names(scenario, "pool")
+    hit = [v for v in np.argsort(-total, kind="stable") if total[v] > 0]
+    names = [plots.short(pools[v]) for v in hit]
+    every = len(hit) > 1
+    rows = (["all pools"] if every else []) + names
+    top = float(total.sum() if every else total.max())
+    unit = plots.money_unit(top)
+    data, key = [], []
+    for layer, word in LAYERS.items():
+        amounts = ([parts[layer].sum()] if every else []) + [parts[layer][v] for v in hit]
+        if sum(amounts) <= 0:
+            continue
+        colour = _LAYER_COLOURS[layer]
+        data.append(_bars(rows, amounts, unit, word, colour, [f"{words.usd(a)}, {word}" for a in amounts]))
+        key.append(("block", colour, word))
+    layout = _layout(rows, 0, 1.04 * top, unit, barmode="stack")
+    return Chart(title, "USD over the whole scenario, by pool", loss_captions.borne(scenario), chart.still(data, layout), key)
+
+
+def channels(run: Run, scenario: Scenario, found: Attribution) -> Chart:
+    """The deficits built up from the shock and one channel after the other."""
+    title = "Where the losses came from"
+    added = found.added.sum(axis=1)
+    total = float(added.sum())
+    if not np.any(added):
+        return Chart(title, "", "No losses beyond margin arise with any channel of contagion open or shut, so there is nothing to attribute.")
+    ends = np.cumsum(added)
+    starts = ends - added
+    unit = plots.money_unit(float(np.abs(ends).max()))
+    names = [CHANNELS.get(c, c) for c in found.channels]
+    names = [names[0], *(f"+ {n}" for n in names[1:]), "all together"]
+    amounts = [*added, total]
+    texts = [words.usd(added[0]), *(loss_captions.signed(a) for a in added[1:]), words.usd(total)]
+    colours = [_MORE, *(_MORE if a >= 0 else _LESS for a in added[1:]), _WHOLE]
+    highest = float(max(ends.max(), 0))
+    beyond = 1.36 * highest
+    bars = _bars(names, amounts, unit, "losses", colours, texts, base=[float(s) / unit.factor for s in [*starts, 0]])
+    notes = [
+        {
+            "x": float(max(s, s + a)) / unit.factor,
+            "y": name,
+            "text": text.removesuffix(" USD"),
+            "xanchor": "left",
+            "xshift": 5,
+            "showarrow": False,
+        }
+        for name, s, a, text in zip(names, [*starts, 0], amounts, texts, strict=True)
+    ]
+    layout = _layout(names, min(float(ends.min()), 0), beyond or 1.0, unit, annotations=notes)
+    key = [("block", _MORE, "adds losses")] + ([("block", _LESS, "spares losses")] if any(a < 0 for a in added) else [])
+    unit_text = "USD over the whole scenario, all pools; channels of contagion opened one after the other, from above"
+    return Chart(title, unit_text, loss_captions.channels(found), chart.still([bars], layout), key)
