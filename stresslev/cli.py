@@ -3,6 +3,7 @@
 Exit codes: 0 within limits, 1 breached, 2 bad input, 3 numerical failure, 70 a defect of stresslev, 130 stopped.
 """
 
+import os
 import signal
 import sys
 import time
@@ -19,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 import stresslev
+from stresslev.cli_import import import_app
 from stresslev.errors import InputError, NumericalFailure
 
 WITHIN, BREACHED, BAD_INPUT, FAILED, DEFECT, STOPPED = 0, 1, 2, 3, 70, 130
@@ -32,6 +34,7 @@ app = typer.Typer(
 )
 book_app = typer.Typer(help="Check, sample and inspect account books.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(book_app, name="book")
+app.add_typer(import_app, name="import")
 
 
 def _console(**kwargs) -> Console:
@@ -131,11 +134,12 @@ def _print_outcome(outcome, folder: Path | None) -> None:
 
 def _execute(plan, out: Path) -> int:
     """Run a plan into a folder; the folder appears only when everything is written."""
-    from stresslev import report
+    from stresslev import cache, report
     from stresslev.results import RESULT_FILES
     from stresslev.run import run_plan, save
     from stresslev.write import folder_atomically
 
+    cache.enable()
     # asked to end, end as on Ctrl-C: nothing half-written stays behind
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     defect = None
@@ -162,12 +166,15 @@ def run_command(
     accounts: Annotated[int | None, typer.Option("--accounts", min=1, help="Accounts to sample.")] = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="Seed of the sampled book.")] = None,
     precision: Annotated[int | None, typer.Option("--precision", help="32 or 64 bits.")] = None,
+    attribution: Annotated[
+        bool | None, typer.Option("--attribution/--no-attribution", help="Also say which way losses travelled; default: as the suite says.")
+    ] = None,
     set_: Sets = [],  # noqa: B006 (typer reads the default, nobody changes it)
 ) -> None:
     """Run a suite or a scenario and write result.nc, summary.json and report.html."""
     from stresslev.config.load import load_plan
 
-    plan = load_plan(what, system=system, overrides=set_, accounts=accounts, seed=seed, precision=precision)
+    plan = load_plan(what, system=system, overrides=set_, accounts=accounts, seed=seed, precision=precision, attribution=attribution)
     raise typer.Exit(_execute(plan, out or Path("results") / plan.name))
 
 
@@ -356,6 +363,8 @@ def doctor_command(
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point: turns errors into one clear message and an exit code."""
+    # XLA warns at length about tuning flags of programs in the cache that are no features of the processor; must be said before it is loaded
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
         code = app(args=arguments, standalone_mode=False)
     except InputError as error:

@@ -128,7 +128,7 @@ def _rules(rng, system, book, path):
     pools = system["n_pools"]
     system["rule"] = rng.choice(RULES, pools).tolist()
     system["close_factor"] = rng.uniform(0.2, 0.7, pools)
-    system["full_below"] = rng.choice([0.0, 0.3, 0.7], pools)
+    system["full_below"] = rng.choice([0.05, 0.3, 0.7], pools)  # above zero: fees often take an account to zero exactly
     system["liquidator_fee"] = rng.choice([0.0, 0.004], pools)
     system["takeover"] = rng.random(pools) < 0.4
 
@@ -247,7 +247,7 @@ def _impact(rng, system, book, path):
     assets = system["n_assets"]
     forms = rng.choice(FORMS, assets)
     receipts = (system.get("receipts") or {"pool": np.full(assets, -1)})["pool"]
-    forms[: 2 if (receipts >= 0).any() else 1] = "power"  # underlyings of tokens
+    forms[0] = "power"
     forms[receipts >= 0] = "power"
     usd = np.abs(book["quantity"] * system["reference_price"]).sum(axis=0) + 1e5
     quantity = usd / system["reference_price"] * rng.uniform(3, 10, assets)

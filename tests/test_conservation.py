@@ -90,11 +90,8 @@ def test_contracts_add_up_to_nothing(group, seed, rounds):
             net = net + np.asarray(longs - shorts)
     if state.venues is not None:
         net = net + np.asarray(state.venues.arb_quantity)
-    usd = (
-        net * np.where(case.system.inverse, 1.0, np.asarray(case.system.reference_price))
-        if case.system.inverse is not None
-        else net * np.asarray(case.system.reference_price)
-    )
+    price = np.broadcast_to(np.asarray(case.system.reference_price), net.shape)
+    usd = net * (price if case.system.inverse is None else np.where(case.system.inverse, 1.0, price))
     assert np.abs(usd).max() < 1e-11 * _interest(record)
 
 

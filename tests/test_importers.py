@@ -11,8 +11,8 @@ import pytest
 
 from stresslev.book.files import COLUMNS
 from stresslev.errors import InputError
-from stresslev.importers import aave, crvusd, quotes
-from stresslev.importers.system_file import FIGURES, Inline, toml_text
+from stresslev.importers import aave, crvusd, crvusd_system, quotes
+from stresslev.importers.system_file import ALIASES, FIGURES, Inline, asset_names, toml_text
 
 HEADER = (
     "market,date,symbol,ltv,liq_threshold,liq_bonus,liq_protocol_fee,reserve_factor,supply_cap,borrow_cap,debt_ceiling,borrowing,collateral,frozen,"
@@ -53,11 +53,11 @@ def test_text_of_a_system_reads_back_as_the_same_tables():
 def test_an_aave_market_becomes_a_lending_pool(table):
     data = tomllib.loads(aave.system(table, "AaveV3Test", assets=["WETH", "USDC"], accounts=10))
     assert data["kind"] == "system" and data["name"] == "aave_v3_test" and data["book"] == {"accounts": 10}
-    assert data["assets"]["WETH"]["price_usd"] == 2000
+    assert data["assets"]["ETH"]["price_usd"] == 2000
     [pool] = data["pools"].values()
     assert pool["kind"] == "lending" and pool["liquidation"] == {"rule": "close_factor", "close_factor": 0.5, "full_below": 0.95}
-    assert pool["reserves"].keys() == data["assets"].keys() == {"WETH", "USDC"}
-    assert pool["reserves"]["WETH"] == {
+    assert pool["reserves"].keys() == data["assets"].keys() == {"ETH", "USDC"}
+    assert pool["reserves"]["ETH"] == {
         "ltv": 0.805,
         "liquidation_threshold": 0.83,
         "bonus": 0.05,
@@ -79,7 +79,7 @@ def test_assumed_use_stays_below_the_kink(table):
 
 def test_what_is_left_out_and_what_is_no_collateral_is_said(table):
     data = tomllib.loads(aave.system(table, "AaveV3Test"))
-    assert list(data["assets"]) == ["WETH", "USDC", "USDC_2", "GHO"]
+    assert list(data["assets"]) == ["ETH", "USDC", "USDC_2", "GHO"]
     gho = data["pools"]["aave_v3_test"]["reserves"]["GHO"]
     assert not gho["collateral"] and gho["borrowable"] and "supplied_usd" not in gho
     said = " ".join(data["assumptions"])
@@ -104,9 +104,31 @@ def test_an_efficiency_mode_is_a_pool_of_its_own(table):
         aave.system(table, "AaveV3Test", emode="ETH corelated")
 
 
+def test_the_first_wrapped_coin_goes_by_the_name_that_scenarios_know():
+    names = asset_names(["WBTC.e", "BTC.b", "WETH.e", "WETH_2", "USDC"])
+    assert names == {"WBTC.e": "BTC", "BTC.b": "BTC.b", "WETH.e": "ETH", "WETH_2": "WETH_2", "USDC": "USDC"}
+
+
+def test_every_asset_has_a_path_or_is_said_to_need_one(table):
+    wsteth = "AaveV3Test,20231031,wstETH,0.785,0.81,0.06,0.1,0.15,1000,100,0,True,True,False,1.0,2290.0,0.45,0.0025,0.045,0.8\n"
+    table.write_text(TABLE + wsteth, encoding="utf-8")
+    data = tomllib.loads(aave.system(table, "AaveV3Test", assets=["wstETH", "USDC", "ODD.e"], depth_usd={"ODD.e": 1e5}))
+    assert data["assets"]["wstETH"]["follows"] == {"asset": "ETH", "ratio": 1.145} and data["assets"]["USDC"]["peg_usd"] == 1
+    assert list(data["assets"]) == ["wstETH", "USDC", "ODD.e", "ETH"] and "ETH" not in data["pools"]["aave_v3_test"]["reserves"]
+    said = " ".join(data["assumptions"])
+    assert "ETH is here for its price alone" in said and "A scenario has to give a path for ODD.e." in said
+
+
+def test_a_reserve_that_would_leave_bad_debt_by_itself_is_refused(table):
+    table.write_text(TABLE.replace("0.83,0.050000000000000044", "0.98,0.05", 1), encoding="utf-8")
+    with pytest.raises(InputError, match="a liquidation at the threshold leaves bad debt") as error:
+        aave.system(table, "AaveV3Test")
+    assert "reserves.ETH" in str(error.value)
+
+
 def test_a_market_that_quotes_in_eth_is_put_into_dollars(table):
     assets = tomllib.loads(aave.system(table, "AaveV2Test"))["assets"]
-    assert (assets["WETH"]["price_usd"], assets["USDC"]["price_usd"], assets["WBTC"]["price_usd"]) == pytest.approx((2000, 1, 37600))
+    assert (assets["ETH"]["price_usd"], assets["USDC"]["price_usd"], assets["BTC"]["price_usd"]) == pytest.approx((2000, 1, 37600))
     given = tomllib.loads(aave.system(table, "AaveV2Test", eth_price_usd=1900.0))["assets"]
     assert given["USDC"]["price_usd"] == pytest.approx(0.95)
 
@@ -114,9 +136,9 @@ def test_a_market_that_quotes_in_eth_is_put_into_dollars(table):
 def test_the_users_figures_come_before_the_defaults(table):
     text = aave.system(table, "AaveV3Test", assets=["WETH", "USDC"], depth_usd={"WETH": 4e7}, volatility=0.6, supplied_usd={"WETH": 2e9})
     data = tomllib.loads(text)
-    assert data["assets"]["WETH"] | {"depth_usd": 4e7, "volatility": 0.6} == data["assets"]["WETH"]
+    assert data["assets"]["ETH"] | {"depth_usd": 4e7, "volatility": 0.6} == data["assets"]["ETH"]
     assert data["assets"]["USDC"]["depth_usd"] == FIGURES["USDC"].depth_usd
-    assert data["pools"]["aave_v3_test"]["reserves"]["WETH"]["supplied_usd"] == 2e9
+    assert data["pools"]["aave_v3_test"]["reserves"]["ETH"]["supplied_usd"] == 2e9
     assert "exponent of WETH" not in " ".join(data["assumptions"])
 
 
@@ -170,9 +192,9 @@ def test_every_real_market_becomes_a_system(real_data):
         for reserve in pool["reserves"].values():
             assert reserve["ltv"] <= reserve["liquidation_threshold"] and reserve["liquidation_threshold"] * (1 + reserve["bonus"]) <= 1
     everything = tomllib.loads(aave.system(path, "AaveV3Avalanche", depth_usd=1e6))
-    assert "BTC.b" in everything["assets"] and "MAI" not in everything["assets"]
+    assert everything["assets"]["WBTC.e"]["follows"]["asset"] == "BTC" and "MAI" not in everything["assets"]
     prices = tomllib.loads(aave.system(path, "AaveV2Polygon"))["assets"]
-    assert prices["WETH"]["price_usd"] == pytest.approx(1898.19, abs=0.01)
+    assert prices["ETH"]["price_usd"] == pytest.approx(1898.19, abs=0.01)
 
 
 def _quotes(tmp_path, exponent, average, price=2000.0):
@@ -212,9 +234,10 @@ def test_the_measured_defaults_are_those_of_the_real_quotes(real_data):
     if real_data is None:
         return
     path = real_data / "crvusd_positions_quotes" / "oneinch_quotes_20231120.csv.gz"
+    symbols = {asset: symbol for symbol, asset in reversed(ALIASES.items())}
     for asset, given in FIGURES.items():
         if given.measured:
-            found = quotes.fit(path, asset)
+            found = quotes.fit(path, symbols.get(asset, asset))
             assert (given.depth_usd, given.impact_exponent) == pytest.approx((found.depth_usd, found.exponent), rel=0.03), asset
 
 
@@ -268,13 +291,13 @@ def test_the_most_that_can_be_borrowed_is_what_curve_says():
 def test_a_book_keeps_debts_and_loan_to_values_at_other_prices():
     states, _ = _states()
     ltv = crvusd.loan_to_value(states, {"weth": np.full(9, 2000.0)})
-    price = {"WETH": 3000.0, "crvUSD": 0.99}
+    price = {"ETH": 3000.0, "crvUSD": 0.99}
     rows = crvusd.book(states, ltv, price)
     assert tuple(rows.column_names) == COLUMNS
     fine = crvusd.admissible(states, ltv)
     assert 0 < fine.sum() < len(states)
     quantity = np.asarray(rows["quantity"]).reshape(-1, 2)
-    assert rows["asset"].to_pylist()[:2] == ["WETH", "crvUSD"] and (quantity[:, 0] > 0).all() and (quantity[:, 1] < 0).all()
+    assert rows["asset"].to_pylist()[:2] == ["ETH", "crvUSD"] and (quantity[:, 0] > 0).all() and (quantity[:, 1] < 0).all()
     np.testing.assert_allclose(-quantity[:, 1] * 0.99, states.debt[fine], rtol=1e-12)
     np.testing.assert_allclose(-quantity[:, 1] * 0.99 / (quantity[:, 0] * 3000), ltv[fine], rtol=1e-12)
     assert rows["entry_price_usd"].null_count == rows.num_rows and len(set(rows["account"].to_pylist())) == fine.sum()
@@ -283,7 +306,7 @@ def test_a_book_keeps_debts_and_loan_to_values_at_other_prices():
 def test_a_draw_depends_on_its_seed_only_and_a_day_is_that_day():
     states, _ = _states()
     ltv = crvusd.loan_to_value(states, {"weth": np.full(9, 2000.0)})
-    price = {"WETH": 2000.0, "crvUSD": 1.0}
+    price = {"ETH": 2000.0, "crvUSD": 1.0}
     one = crvusd.book(states, ltv, price, loans=500, seed=3)
     assert one.num_rows == 1000 and one.equals(crvusd.book(states, ltv, price, loans=500, seed=3))
     assert not one.equals(crvusd.book(states, ltv, price, loans=500, seed=4))
@@ -293,7 +316,7 @@ def test_a_draw_depends_on_its_seed_only_and_a_day_is_that_day():
         with pytest.raises(InputError):
             crvusd.book(states, ltv, price, **wrong)
     with pytest.raises(InputError, match=r"price_usd\.crvUSD"):
-        crvusd.book(states, ltv, {"WETH": 2000.0})
+        crvusd.book(states, ltv, {"ETH": 2000.0})
 
 
 def test_the_borrowing_rate_is_the_growth_of_debts():
@@ -305,15 +328,34 @@ def test_a_crvusd_system_names_its_book_and_its_assumptions(tmp_path):
     states, _ = _states()
     states = replace(states, n_bands=np.full(len(states), 10))
     ltv = crvusd.loan_to_value(states, {"weth": np.full(9, 2000.0)})
-    price = {"WETH": 2000.0, "crvUSD": 1.0}
-    data = tomllib.loads(crvusd.system(states, ltv, price, book_file="book.parquet", depth_usd={"WETH": 1e7}))
-    assert data["book"] == {"file": "book.parquet"} and data["assets"]["WETH"]["depth_usd"] == 1e7
+    price = {"ETH": 2000.0, "crvUSD": 1.0}
+    data = tomllib.loads(crvusd_system.system(states, ltv, price, book_file="book.parquet", depth_usd={"ETH": 1e7}))
+    assert data["book"] == {"file": "book.parquet"} and data["assets"]["ETH"]["depth_usd"] == 1e7
     reserves = data["pools"]["crvusd"]["reserves"]
-    assert reserves["WETH"]["liquidation_threshold"] == pytest.approx(0.8943, abs=1e-4) and reserves["WETH"]["ltv"] == pytest.approx(0.8658, abs=1e-4)
+    assert reserves["ETH"]["liquidation_threshold"] == pytest.approx(0.8943, abs=1e-4) and reserves["ETH"]["ltv"] == pytest.approx(0.8658, abs=1e-4)
     assert not reserves["crvUSD"]["collateral"] and reserves["crvUSD"]["rate"]["base"] == pytest.approx(0.08, rel=1e-2)
     assert any("not modelled" in sentence for sentence in data["assumptions"])
     crvusd.write_book(crvusd.book(states, ltv, price, loans=5), tmp_path / "book.parquet")
     assert pq.read_table(tmp_path / "book.parquet").num_rows == 10
+
+
+def test_a_calibration_finds_the_figures_that_loans_were_drawn_with():
+    rng = np.random.default_rng(8)
+    n = 20_000
+    health = 1 + 0.6 * np.exp(0.8 * rng.standard_normal(n))
+    threshold = crvusd.band_value(10, crvusd.LIQUIDATION_DISCOUNT)
+    debt = 1e4 * (1 - rng.random(n)) ** (-1 / 1.5)
+    states = crvusd.States("made up", np.array(["weth"] * n, dtype=object), debt, debt * health / threshold / 2000, np.full(n, 10))
+    ltv = threshold / health
+    found = crvusd_system.calibrate(states, ltv)
+    kept = crvusd.admissible(states, ltv)
+    assert found.loans == kept.sum() and 0.95 < kept.mean() < 1
+    assert found.borrowed_usd == pytest.approx(debt[kept].sum(), rel=1e-6)
+    assert found.supplied_usd == {"ETH": pytest.approx((debt / ltv)[kept].sum(), rel=1e-6)}
+    assert (found.health_median, found.health_sigma, found.pareto_exponent) == pytest.approx((1.6, 0.8, 1.5), abs=0.08)
+    assert found.largest_account_share == pytest.approx(debt[kept].max() / debt[kept].sum(), abs=1e-4)
+    with pytest.raises(InputError, match="a calibration needs 20"):
+        crvusd_system.calibrate(crvusd.States("x", states.market[:5], debt[:5], states.collateral[:5], states.n_bands[:5]), ltv[:5])
 
 
 @pytest.mark.parametrize(

@@ -37,9 +37,13 @@ def dataset(
     fund=100.0,
     draw=0.0,
     start="",
+    variables=None,
     **attrs,
 ):
-    """A scenario in which prices fall in one step, halfway; `closed`, `debt` and `draw` are those of the first pool, in that step."""
+    """A scenario in which prices fall in one step, halfway; `closed`, `debt` and `draw` are those of the first pool, in that step.
+
+    Whatever else a result holds says that nothing happened; `variables` replaces values by name.
+    """
     t, v, a, half = steps + 1, len(pools), len(assets), steps // 2
     after = (np.arange(t) >= half)[:, None]
     outside = np.where(after, 100 * (1 - fall), 100.0) * np.ones(a)
@@ -52,13 +56,15 @@ def dataset(
     drawn[half, 0] = draw
     per_asset, per_pool, both = ("time", "asset"), ("time", "pool"), ("time", "pool", "asset")
     none = np.zeros((t, v, a))
-    variables = {
+    everywhere = np.repeat(price[:, None, :], v, axis=1)
+    idle = np.zeros((t, v))
+    arrays = {
         "price_usd": (per_asset, price),
         "exogenous_price_usd": (per_asset, outside),
         "depth_usd": (per_asset, 1e6 * np.where(after, 0.5, 1.0) * np.ones(a)),
         "open_interest_usd": (both, 500 - np.cumsum(flow, axis=0)),
         "insurance_fund_usd": (per_pool, fund - draw * first),
-        "treasury_usd": (per_pool, np.zeros((t, v))),
+        "treasury_usd": (per_pool, idle),
         "bad_debt_usd": (per_pool, debt * first),
         "fund_draw_usd": (per_pool, drawn),
         "newly_liquidated": (per_pool, (drawn > 0).astype(int)),
@@ -74,11 +80,34 @@ def dataset(
         "latent_deficit_usd": (("pool",), np.zeros(v)),
         "total_cash_residual_usd": (("pool",), np.full(v, 1e-5)),
         "total_quantity_residual_usd": (("pool", "asset"), np.zeros((v, a))),
+        "mark_usd": (both, everywhere),
+        "venue_price_usd": (both, everywhere),
+        "funding_rate": (both, none),
+        "funding_paid_usd": (per_pool, idle),
+        "supplied_usd": (both, none),
+        "borrowed_usd": (both, none),
+        "borrow_rate": (both, none),
+        "deficit_usd": (per_pool, drawn + np.diff(debt * first, axis=0, prepend=0)),
+        "adl_usd": (per_pool, idle),
+        "socialised_usd": (per_pool, idle),
+        "deleveraged": (both, none),
+        "margin_calls_usd": (per_pool, idle),
+        "shared_in_usd": (per_pool, idle),
+        "net_worth_usd": (per_pool, idle),
+        "credit_loss_usd": (per_pool, idle),
+        "redemption": (per_asset, np.ones((t, a))),
+        "liquidation_orders": (per_pool, idle),
+        "waiting": (per_pool, idle),
+        "coins_residual": (both, none),
+        "total_coins_residual_usd": (("pool", "asset"), np.zeros((v, a))),
+        "debtrank": (("pool",), np.zeros(v)),
     }
+    for name, values in (variables or {}).items():
+        arrays[name] = (arrays[name][0], values) if name in arrays else values
     coords = {"time": np.arange(t) * 1.0, "pool": list(pools), "asset": list(assets), "ends": ["start", "end"]}
     plain = {"title": "A fall", "severity": "severe", "origin": "hypothetical", "description": "It falls.", "start": start}
     lists = {"sources": '["a source"]', "assumptions": '["an assumption"]', "status_text": '["something waited"]'}
-    return xr.Dataset(variables, coords=coords, attrs=plain | lists | attrs)
+    return xr.Dataset(arrays, coords=coords, attrs=plain | lists | attrs)
 
 
 def configuration(scenarios, pools, assets):
@@ -100,14 +129,19 @@ def configuration(scenarios, pools, assets):
     return {"name": "suite", "system": system, "scenarios": specs, "policy": policy, "run": {"max_rounds": 3}}
 
 
-def save(folder: Path, datasets: dict[str, xr.Dataset], bounds: dict[str, float] | None = None, *, title="The suite", reason="because") -> Path:
-    """The two files of a run in a folder. `bounds` are upper limits by metric."""
+def save(
+    folder: Path, datasets: dict[str, xr.Dataset], bounds: dict[str, float] | None = None, *, title="The suite", reason="because", configure=None
+) -> Path:
+    """The two files of a run in a folder. `bounds` are upper limits by metric; `configure` changes the configured system in place."""
     some = next(iter(datasets.values()))
+    configured = configuration(datasets, some.pool.values.tolist(), some.asset.values.tolist())
+    if configure is not None:
+        configure(configured["system"])
     attributes = {
         "title": title,
         "stresslev_version": "1.2.3",
         "created": "2026-11-23T15:32:35+00:00",
-        "configuration": json.dumps(configuration(datasets, some.pool.values.tolist(), some.asset.values.tolist())),
+        "configuration": json.dumps(configured),
         "input_files_sha256": json.dumps({"prices.csv": "ab12"}),
         "command": "stresslev run suite.toml",
         "seed": 7,

@@ -13,10 +13,11 @@ from stresslev.config.spec import ScenarioSpec
 
 ROOT = Path(__file__).resolve().parent.parent
 BLACK_THURSDAY, ADL_CASCADE, GAP = "2020-03-12_black_thursday", "2025-10-10_adl_cascade", "gap_35_half_depth"
+STAKED_ETHER, DEPEG = "2022-06-13_staked_ether", "2023-03-11_usdc_depeg"
 
 # Source of all facts: Binance public klines (data.binance.vision), spot 1-minute bars; for SOL USDT-M perpetual 1-hour bars. Peaks are
 # highs, troughs lows, starts closes of the first minute. Worst hours and minutes are from close to close; in 2025 the worst hour ends at
-# the low of the trough.
+# the low of the trough. 2022 is from hour bars of spot, worst hours from open to open; USDC from Kraken's hour bars.
 FACTS = [
     (BLACK_THURSDAY, "BTC", {"start": 7883.72, "peak": 7980, "trough": 3782, "fall": 0.526, "worst hour": 0.241, "worst minute": 0.0724}),
     (BLACK_THURSDAY, "ETH", {"start": 200.59, "peak": 203.18, "trough": 86.00, "fall": 0.577, "worst hour": 0.263, "worst minute": 0.0588}),
@@ -24,6 +25,12 @@ FACTS = [
     (ADL_CASCADE, "ETH", {"start": 4526.99, "peak": 4532, "trough": 3435, "fall": 0.242, "worst hour": 0.1425, "worst minute": 0.0369}),
     (ADL_CASCADE, "SUI", {"start": 3.5405, "peak": 3.54, "trough": 0.56, "fall": 0.842, "worst hour": 0.828, "worst minute": 0.409}),
     (ADL_CASCADE, "SOL", {"start": 228.96, "peak": 229.61, "trough": 141.28, "fall": 0.385}),
+    (STAKED_ETHER, "BTC", {"start": 26574.53, "peak": 26895.84, "trough": 17622, "fall": 0.345, "worst hour": 0.048}),
+    (STAKED_ETHER, "ETH", {"start": 1434.84, "peak": 1455, "trough": 881.56, "fall": 0.394, "worst hour": 0.060}),
+    (DEPEG, "BTC", {"start": 21477.91, "peak": 21492, "trough": 19549.09, "fall": 0.0904, "worst hour": 0.0354}),
+    (DEPEG, "ETH", {"start": 1529.1, "peak": 1531, "trough": 1368.39, "fall": 0.1062, "worst hour": 0.0494}),
+    (DEPEG, "SOL", {"start": 18.14, "peak": 18.18, "trough": 16, "fall": 0.12}),
+    (DEPEG, "USDC", {"start": 1, "peak": 1, "trough": 0.874, "fall": 0.126}),
 ]
 # Minute (UTC) of the trough and hours from the peak to it; for SOL only the hour of the trough is on record.
 TIMES = [
@@ -32,11 +39,20 @@ TIMES = [
     (ADL_CASCADE, "BTC", datetime(2025, 10, 10, 21, 20, tzinfo=UTC), 33),
     (ADL_CASCADE, "ETH", datetime(2025, 10, 10, 21, 20, tzinfo=UTC), 45),
     (ADL_CASCADE, "SUI", datetime(2025, 10, 10, 21, 21, tzinfo=UTC), 45),
+    (STAKED_ETHER, "BTC", datetime(2022, 6, 18, 20, 30, tzinfo=UTC), 140),
+    (STAKED_ETHER, "ETH", datetime(2022, 6, 18, 20, 30, tzinfo=UTC), 140),
+    (DEPEG, "BTC", datetime(2023, 3, 10, 10, 48, tzinfo=UTC), 16.8),
+    (DEPEG, "ETH", datetime(2023, 3, 10, 10, 41, tzinfo=UTC), 16.3),
 ]
 # Scenario, file of klines, and what the verifying script has to be told about them.
 KLINES = [
     (BLACK_THURSDAY, "2020-03_black_thursday_1m.csv.gz", []),
     (ADL_CASCADE, "2025-10-10_adl_1m.csv.gz", []),
+    (STAKED_ETHER, "btcusdt_1h_2017_2023.csv.gz", ["--symbol", "BTCUSDT"]),
+    (STAKED_ETHER, "ethusdt_1h_2017_2023.csv.gz", ["--symbol", "ETHUSDT"]),
+    (DEPEG, "2023-03_usdc_depeg_1m.csv.gz", []),
+    (DEPEG, "2023-03_usdc_depeg_1h.csv.gz", ["--symbol", "SOLUSDT", "--market", "spot"]),
+    (DEPEG, "kraken_usdcusd_1h.csv", ["--symbol", "USDCUSD", "--quote", "USD", "--hold-before"]),
     (ADL_CASCADE, "2025-10-10_adl_1h.csv.gz", ["--symbol", "SOLUSDT", "--market", "perp", "--trough-at", "2025-10-10T21:20"]),
 ]
 
@@ -89,8 +105,8 @@ def tables():
     return module
 
 
-def test_the_three_scenarios_are_shipped():
-    assert {BLACK_THURSDAY, ADL_CASCADE, GAP} <= set(shipped())
+def test_the_scenarios_are_shipped():
+    assert {BLACK_THURSDAY, STAKED_ETHER, DEPEG, ADL_CASCADE, GAP} <= set(shipped())
 
 
 @pytest.mark.parametrize("stem", shipped())
@@ -147,6 +163,21 @@ def test_gap_takes_every_asset_down_by_35_percent_into_half_the_depth():
         assert path[:11] == pytest.approx(path[0])
         assert path[20:] == pytest.approx(0.65 * path[0])
         assert np.all(np.diff(path[10:21]) < 0)
+
+
+def test_staked_ether_is_ether_less_the_stated_discount():
+    scenario = load(STAKED_ETHER)
+    ratio = price(scenario, "wstETH") / price(scenario, "ETH")
+    assert ratio[[0, 720, 7200, 8430, 8640]] == pytest.approx([1, 0.95, 0.95, 0.94, 0.94], abs=1e-4)
+    assert np.all(np.diff(ratio[::60]) < 1e-4)
+
+
+def test_the_dollar_comes_back_and_coins_end_above_their_start():
+    scenario = load(DEPEG)
+    usdc = price(scenario, "USDC")
+    assert usdc[:1441] == pytest.approx(1) and usdc[2250] == usdc.min() and usdc[-1] > 0.98
+    for coin in ("BTC", "ETH", "SOL"):
+        assert price(scenario, coin)[-1] > price(scenario, coin)[0]
 
 
 @pytest.mark.parametrize("stem, klines, options", KLINES)
@@ -214,3 +245,35 @@ def test_klines_with_a_gap_are_refused(tables, tmp_path, capsys):
     write_klines(klines, 1, np.full(50, 100.0), np.full(50, 99.0))
     assert tables.main([str(klines), "--symbol", "ABCUSDT", "--start", "2024-01-01", "--minutes", "60"]) == 1
     assert "without gaps" in capsys.readouterr().err
+
+
+def test_bars_of_other_layouts_are_read_alike(tables, tmp_path, capsys):
+    def rows(stamp):
+        return [f"{stamp(h)},{100 - h},{101 - h},{50 if h == 1 else 98 - h},{99 - h}" for h in range(4)]
+
+    layouts = {
+        "iso.csv": ["hour_utc,open,high,low,close", *rows(lambda h: f"2024-01-01T0{h}:00:00Z")],
+        "lean.csv": ["time,open,high,low,close", *rows(lambda h: f"20240101 0{h}:00")],
+        "unix.csv": ["ts,open,high,low,close", *rows(lambda h: str(1704067200 + 3600 * h))],
+    }
+    said = []
+    for name, lines in layouts.items():
+        (tmp_path / name).write_text("\n".join(lines), encoding="utf-8")
+        command = [str(tmp_path / name), "--symbol", "ABCUSDT", "--minutes", "180", "--start"]
+        assert tables.main([*command, "2024-01-01"]) == 0
+        said.append(capsys.readouterr().out)
+        assert tables.main([*command[:-3], "--minutes", "300", "--start", "2023-12-31T22:00"]) == 1, "begins before the klines"
+        assert tables.main([*command[:-3], "--minutes", "300", "--start", "2023-12-31T22:00", "--hold-before"]) == 0
+        held = ScenarioSpec.model_validate(tomllib.loads(scenario_text(capsys.readouterr().out, 300))).paths["ABC"]
+        assert held.minutes[:5] == (0, 60, 120, 150, 180) and held.prices[:5] == (100, 100, 100, 101, 99)
+    assert said[0] == said[1] == said[2]
+
+
+def test_a_file_of_one_symbol_is_checked_for_the_named_one_only(tables, tmp_path, capsys):
+    klines = tmp_path / "bars.csv"
+    klines.write_text("time,open,high,low,close\n20240101 00:00,1,1,1,1\n20240101 01:00,0.9,0.9,0.9,0.9\n20240101 02:00,1,1,1,1\n", encoding="utf-8")
+    scenario = tmp_path / "x.toml"
+    scenario.write_text(scenario_text("[paths.ABC]\nminutes = [0, 30, 60, 90, 120]\nprices = [1, 1, 0.9, 0.9, 1]\n", 120), encoding="utf-8")
+    assert tables.main([str(klines), "--check", str(scenario)]) == 1
+    assert "say with --symbol" in capsys.readouterr().err
+    assert tables.main([str(klines), "--check", str(scenario), "--symbol", "ABCUSDT"]) == 0

@@ -263,7 +263,7 @@ def load_plan(path: str | Path, *, system: str | Path | None = None, overrides: 
       path: suite or scenario file, or the name of a shipped one.
       system: system file to use instead of the suite's.
       overrides: `dotted.key=value` strings; roots system, policy, run, limits, scenario (every scenario), scenarios.<name>.
-      run: keys of [run] to override (seed, precision, max_rounds) and `accounts`; None leaves the file's.
+      run: keys of [run] to override (seed, precision, max_rounds, attribution) and `accounts`; None leaves the file's.
 
     Raises:
       InputError: everything that is wrong with the files, by file, key, value and fix.

@@ -259,7 +259,8 @@ def ration(accounts: Accounts, system: System, multiplier: Array, prices: Prices
         key = jnp.where(column(order == FIRST_IN), accounts.age.astype(key.dtype), key)
     chosen = (system.queue != PRO_RATA) & (share < 1)
     served = select.queue(key, amount, accounts.block_pool, jnp.where(chosen, capacity, jnp.inf))
-    one_by_one = jnp.where(amount > 0, served / jnp.where(amount > 0, amount, jnp.ones_like(amount)), 0)
+    # what takes no capacity, such as the last coins of an account without positions, need not queue
+    one_by_one = jnp.where(amount > 0, served / jnp.where(amount > 0, amount, jnp.ones_like(amount)), 1)
     return jnp.where(column(chosen[accounts.block_pool]), one_by_one, column(share[accounts.block_pool]))
 
 
@@ -355,8 +356,9 @@ def settle(accounts: Accounts, system: System, multiplier: Array, prices: Prices
         left = _left_at(some, displaced, gain)  # if all of it were closed at the fill
         deficit = share * jnp.maximum(-left, 0)
         closed = old + share * dot(some.quantity, gain, jnp.zeros_like(old))
-        # an account of which all is sold at a loss keeps its share of W: written so that one closed in full ends at zero exactly, whatever is fused
-        cash = jnp.where((left < 0) & (all_sold >= 1), (1 - share) * old, dot(sold, displaced, closed) + deficit)
+        # where all is sold, what is kept of W and what is left are added up so that an account closed in full at a loss ends at zero exactly
+        whole = (1 - share) * old + share * jnp.maximum(left, 0)
+        cash = jnp.where(all_sold >= 1, whole, dot(sold, displaced, closed) + deficit)
         equity_after = margin.equity(cash, kept, of_contracts(some, after_gain))
         if coins:
             equity_after = dot(coins, of_coins(some, fills.displaced_after), equity_after)

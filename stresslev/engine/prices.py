@@ -51,10 +51,15 @@ def venue_log_price(state: State, system: System) -> Array:
     return common if state.venues is None else common + state.venues.basis
 
 
+def mark_log_price(state: State, system: System, seen: Seen) -> Array:
+    """(V, A) log prices by which pools judge accounts."""
+    venue = venue_log_price(state, system)
+    return venue if seen.mark is None else marks.follow(system.marks, seen.mark, venue, seen.offset, seen.outage)
+
+
 def prices(state: State, system: System, seen: Seen) -> Prices:
     """Marks and venue prices as they stand."""
-    venue = venue_log_price(state, system)
-    mark = venue if seen.mark is None else marks.follow(system.marks, seen.mark, venue, seen.offset, seen.outage)
+    venue, mark = venue_log_price(state, system), mark_log_price(state, system, seen)
     reference = system.reference_price[None, :]
     return Prices(
         mark=reference * jnp.exp(mark),

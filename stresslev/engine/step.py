@@ -12,7 +12,7 @@ from stresslev.engine import market as markets
 from stresslev.engine.health import Prices
 from stresslev.engine.loans import Loans
 from stresslev.engine.margin import displacement
-from stresslev.engine.prices import Seen, common_log_price, prices, venue_log_price
+from stresslev.engine.prices import Seen, common_log_price, mark_log_price, prices, venue_log_price
 from stresslev.engine.round import Conditions, Flow, Flows, add, lending_terms, no_flows, push, round_of_liquidation
 from stresslev.engine.types import Channels, Path, Policy, State, System
 
@@ -210,7 +210,7 @@ def step(state: State, system: System, policy: Policy, channels: Channels, now: 
     flows = replace(flows, funding_paid=funding_paid, margin_calls=margin_calls)
     ends = prices(closed, system, conditions.seen)
     if closed.marks is not None:
-        closed = replace(closed, marks=marks.close_step(closed.marks, jnp.log(ends.mark / system.reference_price[None, :])))
+        closed = replace(closed, marks=marks.close_step(closed.marks, mark_log_price(closed, system, conditions.seen)))
     record = _record(closed, system, flows, ends, thinning, funding_rate, borrow_rate)
     closed = cover.clear(closed, system, channels, flow.usd)
     if closed.cover is not None:

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from stresslev.errors import InputError, Problem, did_you_mean, shorten
 from stresslev.importers.system_file import (
+    AT_PAR,
     FIGURES,
     FOLLOWS,
     IMMEDIATE,
@@ -368,7 +369,7 @@ def _path_notes(called: Mapping[str, str], paths: Mapping[str, dict], unheld: tu
         )
     pegged = [called[n] for n, keys in paths.items() if "peg_usd" in keys]
     if pegged:
-        out.append(f"In scenarios that give no path, the price stays where it is: {', '.join(pegged)}.")
+        out += [f"In scenarios that give no path, the price stays where it is: {', '.join(pegged)}.", AT_PAR]
     alone = [called[n] for n, keys in paths.items() if not keys and called[n] not in ROOTS]
     if alone:
         out.append(f"A scenario has to give a path for {', '.join(alone)}.")
@@ -397,6 +398,9 @@ def _assumptions(measured: list[str], assumed: list[str], chosen: tuple[Reserve,
             f"Totals that were not given are {cap_share:g} of the supply and borrow caps at the oracle's prices, and no more than 90% of the use at "
             "which the rate curve has its kink; a reserve without a cap has none."
         )
+    by_hand = sorted({*(supplied or {}), *(borrowed or {})})
+    if by_hand:
+        out.append(f"Totals of {', '.join(by_hand)} were given by hand, supplied or borrowed or both; they are not in the table.")
     weak = sorted(r.name for r in chosen if not (r.collateral and r.threshold > 0 and not r.frozen))
     if weak:
         out.append(

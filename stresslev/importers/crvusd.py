@@ -244,7 +244,7 @@ def summary(states: States, ltv: np.ndarray) -> dict[str, dict[str, float]]:
 def asset_prices(prices: Mapping[str, np.ndarray] | None = None) -> dict[str, float]:
     """Asset -> USD on the last day of the prices, and crvUSD at one dollar."""
     prices = day_prices() if prices is None else prices
-    return {COLLATERAL[m]: float(p[-1]) for m, p in prices.items() if m in COLLATERAL} | {DEBT: 1.0}
+    return {COLLATERAL[m]: round(float(p[-1]), 6) for m, p in prices.items() if m in COLLATERAL} | {DEBT: 1.0}
 
 
 def pick(states: States, ltv: np.ndarray, loans: int | None, day: int | None, seed: int) -> np.ndarray:
@@ -305,11 +305,15 @@ def book(
     )
 
 
+def write_table(table: pa.Table, path: str | Path) -> None:
+    """Write a book to a place that is known to be free, CSV or Parquet by the name."""
+    if is_parquet(Path(path)):
+        pa_parquet.write_table(table, path)
+    else:
+        pa_csv.write_csv(table, path)
+
+
 def write_book(table: pa.Table, path: str | Path) -> None:
-    """Write a book, CSV or Parquet by the name. Raises InputError when the place cannot be written."""
-    path = Path(path)
+    """Write a book whole or not at all, CSV or Parquet by the name. Raises InputError when the place cannot be written."""
     with atomically(path) as temporary:
-        if is_parquet(path):
-            pa_parquet.write_table(table, temporary)
-        else:
-            pa_csv.write_csv(table, temporary)
+        write_table(table, temporary)

@@ -23,7 +23,7 @@ from stresslev.importers.crvusd import (
     day_prices,
     pick,
 )
-from stresslev.importers.system_file import FIGURES, FOLLOWS, IMMEDIATE, Inline, check_names, checked, exogenous, figure, toml_text
+from stresslev.importers.system_file import AT_PAR, FIGURES, FOLLOWS, IMMEDIATE, Inline, check_names, checked, exogenous, figure, toml_text
 
 
 def _reserve(states: States, rows: np.ndarray) -> dict:
@@ -92,14 +92,14 @@ def _threshold(states: States, rows: np.ndarray) -> float:
     return float(np.average(band_value(states.n_bands[rows], LIQUIDATION_DISCOUNT), weights=states.debt[rows]))
 
 
-def _assumptions(states: States, fine: np.ndarray, sampled: Calibration | None, accounts: int) -> list[str]:
+def _assumptions(states: States, fine: np.ndarray, sampled: Calibration | None, accounts: int | None) -> list[str]:
     """What the system file supposes, one sentence each."""
     if sampled is None:
         book = ["Loans keep their debt and loan-to-value; their collateral is restated at the prices of this file."]
     else:
         book = [
             f"The book is sampled: {accounts:,} borrowers who owe what {sampled.loans:,} loans owed, with sizes, collateral and health drawn apart "
-            "from each other; medians, widths and the tail are fitted to those loans."
+            "from each other; medians, widths and the tail are fitted to those loans (a tail exponent below 1.01 is raised to it)."
         ]
     last = START + timedelta(days=len(day_prices()["weth"]) - 1)
     return [
@@ -120,6 +120,7 @@ def _assumptions(states: States, fine: np.ndarray, sampled: Calibration | None, 
         "In scenarios that give them no path, staked tokens follow ETH at a constant ratio, and crvUSD stays where it is. Each has a market of its "
         "own all the same: selling the one does not move the other.",
         IMMEDIATE,
+        AT_PAR,
         "Depth and impact exponent of collateral are those of 1inch quotes of 2023-11-20 into USDC and USDT unless given (for sfrxETH the fit is "
         "poor); those of crvUSD are assumed.",
     ]
@@ -132,7 +133,7 @@ def system(
     *,
     book_file: str | None,
     day: int | None = None,
-    accounts: int = 10_000,
+    accounts: int | None = None,
     depth_usd: Mapping[str, float] | float | None = None,
     volatility: Mapping[str, float] | float | None = None,
     impact_exponent: Mapping[str, float] | float | None = None,
@@ -145,7 +146,7 @@ def system(
       price_usd: asset -> USD, as given to `book`.
       book_file: where the book will be, relative to the system file; None: borrowers are sampled like the loans (`calibrate`).
       day: sampled books: of this day's loans only.
-      accounts: sampled books: borrowers.
+      accounts: sampled books: borrowers; None: as many as there were loans.
       depth_usd, volatility, impact_exponent: by asset, or one number for all; they override the defaults.
 
     Returns:
@@ -156,6 +157,8 @@ def system(
     """
     fine, rates = admissible(states, ltv), borrowing_rate(states)
     sampled = calibrate(states, ltv, day=day) if book_file is None else None
+    if sampled is not None and accounts is None:
+        accounts = sampled.loans
     held = {COLLATERAL[m]: np.flatnonzero((states.market == m) & fine) for m in states.markets}
     held = {asset: rows for asset, rows in held.items() if len(rows) and (sampled is None or asset in sampled.supplied_usd)}
     price = {a: figure(price_usd, a, None, "price_usd", states.file) for a in (*held, DEBT)}
@@ -173,13 +176,13 @@ def system(
         pool_book = {"book": Inline(health_median=sampled.health_median, health_sigma=sampled.health_sigma)}
         book_table = {"accounts": accounts, "pareto_exponent": sampled.pareto_exponent, "largest_account_share": sampled.largest_account_share}
     figures = {"depth_usd": depth_usd, "volatility": volatility, "impact_exponent": impact_exponent}
-    taken = "Loans of" if sampled is None else "Borrowers like those of"
+    taken = "Loans" if sampled is None else "Borrowers sampled like those"
     return checked(
         toml_text(
             {
                 "kind": "system",
                 "name": POOL,
-                "description": f"{taken} {states.file}: debts, loan-to-values and borrowing rate as they were; one pool for {', '.join(held)}.",
+                "description": f"{taken} in Curve's crvUSD markets: debts, loan-to-values and borrowing rate of {states.file}, one pool for all.",
                 "assumptions": _assumptions(states, fine, sampled, accounts),
                 "assets": {
                     a: {

@@ -99,7 +99,8 @@ def exogenous(symbol: str, name: str, price: float, roots: Mapping[str, float]) 
     """
     asset = asset_of(symbol)
     if asset in DOLLARS:
-        return {"peg_usd": round(price, 2)}
+        # depth that falls with volatility would run away from a reference volatility near zero, and who mints and redeems at par does not withdraw
+        return {"peg_usd": round(price, 2), "depth_volatility_exponent": 0.0}
     root = asset if asset in ROOTS else FOLLOWS.get(asset)
     if root in roots and name != root:
         return {"follows": Inline(asset=root, ratio=round(price / roots[root], 6))}
@@ -107,7 +108,13 @@ def exogenous(symbol: str, name: str, price: float, roots: Mapping[str, float]) 
 
 
 #: What every system file supposes about prices.
-IMMEDIATE = "The oracle shows the market price at once. A fifth of the impact of a sale is permanent, and half of the rest is gone after ten minutes: assumed."
+IMMEDIATE = (
+    "Oracles show the market price at once; a fifth of the impact of a sale is permanent, and half of the rest is gone after ten minutes: assumed."
+)
+
+
+#: What it supposes about dollar tokens.
+AT_PAR = "The depth of dollar tokens does not fall when their price moves, since they are minted and redeemed at par: assumed."
 
 
 class Inline(dict):

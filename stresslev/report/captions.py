@@ -3,7 +3,7 @@
 import numpy as np
 
 from stresslev.report import words
-from stresslev.report.facts import NEGLIGIBLE, exhausted_funds, fundless_pools, open_interest, swings
+from stresslev.report.facts import NEGLIGIBLE, exhausted_funds, fundless_pools, held_words, open_interest, swings
 from stresslev.report.inputs import Scenario
 
 
@@ -69,7 +69,8 @@ def liquidations(scenario: Scenario, sums: np.ndarray, size: int) -> str:
     width = words.duration(size * float(scenario.minutes[1] - scenario.minutes[0]))
     busiest = int(np.argmax(sums))
     accounts = words.percent(scenario.metrics["liquidated_accounts_share"])
-    closed = f"Longs worth {words.usd(long)} and shorts worth {words.usd(short)} are closed, from {accounts} of the accounts."
+    sides = ("Longs and collateral", "shorts and debt") if scenario.lenders else ("Longs", "shorts")
+    closed = f"{sides[0]} worth {words.usd(long)} and {sides[1]} worth {words.usd(short)} are closed, from {accounts} of the accounts."
     share = words.percent(sums[busiest] / (long + short))
     peak = f"Most is closed in the bar that begins {_when(scenario, busiest * size)}: {words.usd(sums[busiest])}, {share} of the whole."
     return f"{closed} Each bar adds up {width}. {peak}"
@@ -109,7 +110,7 @@ def bad_debt(scenario: Scenario) -> str:
     total, share = float(last.sum()), scenario.metrics["bad_debt_over_open_interest"]
     first = int(np.argmax(debt.values.sum(axis=1) > 0))
     owners = [str(p) for p, d in zip(debt.pool.values, last, strict=True) if d > 0]
-    size = f"{words.usd(total)}, {words.percent(share)} of the open interest at the start"
+    size = f"{words.usd(total)}, {words.percent(share)} of {held_words(scenario)} at the start"
     text = f"Bad debt begins {_when(scenario, first)} and ends at {size}"
     if len(scenario.pools) == 1:
         return f"{text}."

@@ -118,11 +118,17 @@ def _liquidations(scenario: Scenario, colours: Colours) -> Chart:
     layout = plots.layout(220, xaxis=plots.time_axis(scenario, 8, showline=False), yaxis=vertical, barmode="relative", bargap=0)
     return Chart(
         title=title,
-        unit=f"USD closed per {words.duration(width)}: longs above zero (forced sales), shorts below (forced purchases); {chart.time_words(scenario)}",
+        unit=f"USD closed per {words.duration(width)}: {_sides(scenario)}; {chart.time_words(scenario)}",
         caption=caption,
         figure=chart.figure(scenario, data, layout),
         key=key,
     )
+
+
+def _sides(scenario: Scenario) -> str:
+    if scenario.lenders:
+        return "longs and collateral above zero (forced sales), shorts and debt repaid below (forced purchases)"
+    return "longs above zero (forced sales), shorts below (forced purchases)"
 
 
 def _funds(scenario: Scenario, colours: Colours) -> Chart:
@@ -177,9 +183,14 @@ def _bad_debt(scenario: Scenario, colours: Colours) -> Chart:
     return Chart(title, f"USD; {chart.time_words(scenario)}", captions.bad_debt(scenario), chart.figure(scenario, data, layout))
 
 
-def _interest(scenario: Scenario, colours: Colours) -> Chart:
+def _interest(scenario: Scenario, colours: Colours) -> Chart | None:
     names = chart.names(scenario, "pool")
     values = chart.values(scenario, "open_interest_usd", "pool", "asset").sum(axis=2)
+    traded = [v for v in range(len(names)) if values[:, v].max() > 0]
+    if not traded and scenario.lenders:
+        return None
+    if traded:
+        values, names = values[:, traded], [names[v] for v in traded]
     values, names, other = series.fold(values, names, values.max(axis=0), plots.PARTS)
     tops = np.cumsum(values, axis=1)
     unit = plots.money_unit(tops.max())

@@ -1,6 +1,7 @@
 """Who depends on whom, and what went between pools in one scenario."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -9,7 +10,7 @@ from stresslev.report.facts import NEGLIGIBLE
 from stresslev.report.inputs import Run, Scenario
 
 CREDIT, RECEIPT, FUNDS, OWNERS = "credit", "receipt token", "shared funds", "margin calls"
-INSOLVENT, HURT, FINE = "insolvent", "lost own funds", "no loss of own funds"
+INSOLVENT, HURT, FINE = "insolvent", "lost own funds", "unharmed"
 #: Stands for all owners with accounts in several pools: only what each pool nets is known.
 HUB = "owners"
 
@@ -21,7 +22,7 @@ class Link:
     kind: str
     source: str
     target: str
-    usd: float | None  # owed, pledged or moved; None where it is not known
+    usd: float | None  # owed, pledged or moved; None where it is not recorded
     lost: float  # USD of it that is lost
     text: str  # what it is and what happened
 
@@ -140,7 +141,9 @@ def _receipts(run: Run, scenario: Scenario) -> list[Link]:
                 continue
             held = float(ds.supplied_usd.sel(pool=user, asset=asset).isel(time=0))
             size = f" ({words.usd(held)} deposited at the start)" if held > 0 else ""
-            cover = f"least redemption value {words.percent(least)}, {words.percent(end)} at the end" if least < 1 else "redeemable in full throughout"
+            cover = (
+                f"least redemption value {words.percent(least)}, {words.percent(end)} at the end" if least < 1 else "redeemable in full throughout"
+            )
             text = f"{user} takes {asset}, deposits with {issuer}{size}: {cover}"
             links.append(Link(RECEIPT, issuer, user, held if held > 0 else None, (1 - least) * (held or 1) if least < 1 else 0.0, text))
     return links
@@ -166,8 +169,10 @@ def _funds(run: Run, scenario: Scenario) -> list[Link]:
                 text = f"group {group}: the fund of {p} pays {words.usd(usd)} of the losses of {g}"
                 links.append(Link(FUNDS, p, g, usd, usd, text))
         if not total:
-            for one, other in zip(members, members[1:], strict=False):
-                links.append(Link(FUNDS, one, other, None, 0.0, f"group {group}: the funds of {one} and {other} stand in for each other; nothing was paid"))
+            for one, other in pairwise(members):
+                links.append(
+                    Link(FUNDS, one, other, 0.0, 0.0, f"group {group}: the funds of {one} and {other} stand in for each other; nothing was paid")
+                )
     return links
 
 
@@ -175,9 +180,13 @@ def _owners(scenario: Scenario) -> list[Link]:
     links = []
     for pool, usd in _total(scenario, "margin_calls_usd").items():
         if usd > 0:
-            links.append(Link(OWNERS, HUB, pool, usd, 0.0, f"owners with accounts in several pools bring {words.usd(usd)} more into {pool} than they take out"))
+            links.append(
+                Link(OWNERS, HUB, pool, usd, 0.0, f"owners with accounts in several pools bring {words.usd(usd)} more into {pool} than they take out")
+            )
         elif usd < 0:
-            links.append(Link(OWNERS, pool, HUB, -usd, 0.0, f"owners with accounts in several pools take {words.usd(-usd)} more out of {pool} than they bring"))
+            links.append(
+                Link(OWNERS, pool, HUB, -usd, 0.0, f"owners with accounts in several pools take {words.usd(-usd)} more out of {pool} than they bring")
+            )
     return links
 
 

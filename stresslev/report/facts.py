@@ -99,10 +99,21 @@ def cascade_window(scenario: Scenario) -> tuple[float, float] | None:
 
 
 def insolvent_pools(scenario: Scenario) -> list[str]:
-    """Pools whose bad debt exceeds their treasury."""
+    """Pools that cannot meet their obligations."""
     return [pool for pool, values in scenario.pools.items() if values["insolvent_pools"] > 0]
 
 
 def open_interest(scenario: Scenario) -> float:
     """USD at the start, all pools."""
     return float(scenario.data.open_interest_usd.isel(time=0).sum())
+
+
+def loans(scenario: Scenario) -> float:
+    """USD lent to borrowers at the start, all pools."""
+    return float(scenario.data.borrowed_usd.isel(time=0).sum())
+
+
+def held_words(scenario: Scenario) -> str:
+    """What losses are held against, as far as the scenario has it."""
+    kinds = (["open interest"] if open_interest(scenario) > 0 else []) + (["loans"] if loans(scenario) > 0 else [])
+    return " and ".join(kinds) or "open interest"

@@ -48,7 +48,9 @@ def _utilisation(scenario: Scenario, colours: Colours) -> Chart | None:
     start = float(used[0, v, a])
     name = f"{chart.names(scenario, 'asset')[a]} at {chart.names(scenario, 'pool')[v]}"
     when = words.moment(scenario.start, scenario.minutes[t])
-    caption = f"Most used are the deposits of {name}: {words.percent(float(peak[t, v, a]))} of them are lent {when}, {words.percent(start)} at the start."
+    caption = (
+        f"Most used are the deposits of {name}: {words.percent(float(peak[t, v, a]))} of them are lent {when}, {words.percent(start)} at the start."
+    )
     unit = f"percent of deposits that are lent, all panels on one scale; {chart.time_words(scenario)}"
     return Chart("Utilisation of lenders", unit, caption, figure, key)
 
@@ -64,7 +66,9 @@ def _rates(scenario: Scenario, colours: Colours) -> Chart | None:
     peak = np.where(shown[None], rate, 0.0)
     t, v, a = np.unravel_index(int(peak.argmax()), peak.shape)
     name = f"{chart.names(scenario, 'asset')[a]} at {chart.names(scenario, 'pool')[v]}"
-    caption = f"The highest rate is that of {name}: {words.percent(float(peak[t, v, a]))} a year, {words.moment(scenario.start, scenario.minutes[t])}."
+    caption = (
+        f"The highest rate is that of {name}: {words.percent(float(peak[t, v, a]))} a year, {words.moment(scenario.start, scenario.minutes[t])}."
+    )
     return Chart("Interest on loans", f"percent a year, all panels on one scale; {chart.time_words(scenario)}", caption, figure, key)
 
 
@@ -112,7 +116,11 @@ def _reserves(scenario: Scenario) -> Html:
     for v in (pools.index(p) for p in scenario.lenders):
         for a in np.flatnonzero((supplied + borrowed)[:, v].max(axis=0) > 0):
             lent = borrowed[:, v, a].max() > 0
-            shares = [f"{words.percent(used[0, v, a])} → {words.percent(used[-1, v, a])}", words.percent(float(rate[:, v, a].max()))] if lent else ["–", "–"]
+            shares = (
+                [f"{words.percent(used[0, v, a])} → {words.percent(used[-1, v, a])}", words.percent(float(rate[:, v, a].max()))]
+                if lent
+                else ["–", "–"]
+            )
             rows.append([pools[v], assets[a], _change(supplied[:, v, a]), _change(borrowed[:, v, a]), *shares])
     head = ["Lender", "Asset", "Deposits, start → end", "Loans, start → end", "Lent share, start → end", "Highest rate a year"]
     return table(head, rows, text_columns=2, caption="USD at the prices of each moment.")

@@ -15,12 +15,12 @@ _BORNE = {
     "socialised": "{} are spread over winners or depositors",
     "bad_debt": "{} are left as bad debt",
 }
-#: Channel -> what it is, as the subject of a sentence, and whether that is one thing or many.
+#: Channel -> what it is, with the ending of its verb.
 _SUBJECTS = {
-    "price": ("forced selling that moves prices", ""),
-    "owners": ("owners who answer margin calls from their accounts in other pools", "many"),
-    "receipts": ("receipt tokens that lose cover", "many"),
-    "credit": ("unpaid credit between pools", ""),
+    "price": ("forced selling that moves prices", "s"),
+    "owners": ("owners who answer margin calls from their accounts in other pools", ""),
+    "receipts": ("receipt tokens", ""),
+    "credit": ("credit between pools", "s"),
 }
 
 
@@ -51,21 +51,25 @@ def borne(scenario: Scenario) -> str:
     return f"{text} Most arises in {scenario.data.pool.values[worst]}: {words.usd(float(total[worst]))}."
 
 
-def _effect(channel: str, amount: float, whole: float) -> str:
-    subject, many = _SUBJECTS.get(channel, (channel, ""))
-    if abs(amount) <= NEGLIGIBLE * max(whole, abs(amount)) or amount == 0:
-        return f"{subject} {'make' if many else 'makes'} no noticeable difference"
-    verb = "add" if amount > 0 else "spare"
-    return f"{subject} {verb}{'' if many else 's'} {words.usd(abs(amount))}"
-
-
 def channels(found: Attribution) -> str:
     """What came from the shock alone, and what each channel adds or spares."""
     added = found.added.sum(axis=1)
     total = float(added.sum())
-    share = f", {words.percent(float(added[0]) / total)} of the losses with everything open," if total > 0 else ""
-    alone = f"The shock alone, with every channel of contagion shut, makes {words.usd(float(added[0]))} of losses{share}".removesuffix(",")
-    effects = [_effect(c, float(a), max(total, float(np.abs(added).max()))) for c, a in zip(found.channels[1:], added[1:], strict=True)]
+    least = NEGLIGIBLE * max(total, float(np.abs(added).max()))
+    size = "no losses"
+    if added[0] > 0:
+        size = f"{words.usd(float(added[0]))} of losses"
+        size += f", {words.percent(float(added[0]) / total)} of the losses with everything open" if total > 0 else ""
+    alone = f"The shock alone, with every channel of contagion shut, makes {size}"
+    effects, without = [], []
+    for channel, amount in zip(found.channels[1:], added[1:].tolist(), strict=True):
+        subject, ending = _SUBJECTS.get(channel, (channel, "s"))
+        if abs(amount) <= least:
+            without.append((subject, ending))
+        else:
+            effects.append(f"{subject} {'add' if amount > 0 else 'spare'}{ending} {words.usd(abs(amount))}")
+    if without:
+        ending = without[0][1] if len(without) == 1 else ""
+        effects.append(f"{words.listing([s for s, _ in without])} make{ending} no noticeable difference")
     then = f"; then {words.listing(effects, len(effects))}" if effects else ""
-    order = " What a channel adds depends on those that are open already." if len(effects) > 1 else ""
-    return f"{alone}{then}.{order}"
+    return f"{alone}{then}."

@@ -36,13 +36,13 @@ def _layout(names: list[str], low: float, high: float, unit: plots.Unit, **more)
     across = plots.value_axis(
         low / unit.factor, high / unit.factor, "", tickvals=marks, ticktext=[f"{words.decimal(m)}{unit.suffix}" for m in marks], tickangle=0
     )
-    down = {"autorange": "reversed", "ticks": "", "automargin": False, "fixedrange": True}
+    down = {"autorange": "reversed", "ticks": "outside", "ticklen": 6, "tickcolor": "rgba(0,0,0,0)", "automargin": False, "fixedrange": True}
     return plots.layout(_ROW * len(names) + 56, left=left, right=14, xaxis=across, yaxis=down, bargap=0.32, **more)
 
 
 def borne(scenario: Scenario) -> Chart:
     """Deficits by pool, stacked by who bore them."""
-    title = "Losses beyond margin, and who bore them"
+    title = "Losses beyond margin by pool"
     total, parts = deficits(scenario), layers(scenario)
     if total.sum() <= 0:
         return Chart(title, "", "No account that is closed leaves a loss beyond its margin, so there is nothing to bear.")
@@ -62,7 +62,7 @@ def borne(scenario: Scenario) -> Chart:
         data.append(_bars(rows, amounts, unit, word, colour, [f"{words.usd(a)}, {word}" for a in amounts]))
         key.append(("block", colour, word))
     layout = _layout(rows, 0, 1.04 * top, unit, barmode="stack")
-    return Chart(title, "USD over the whole scenario, by pool", loss_captions.borne(scenario), chart.still(data, layout), key)
+    return Chart(title, "USD over the whole scenario, by who bore them", loss_captions.borne(scenario), chart.still(data, layout), key)
 
 
 def channels(run: Run, scenario: Scenario, found: Attribution) -> Chart:
@@ -96,5 +96,5 @@ def channels(run: Run, scenario: Scenario, found: Attribution) -> Chart:
     ]
     layout = _layout(names, min(float(ends.min()), 0), beyond or 1.0, unit, annotations=notes)
     key = [("block", _MORE, "adds losses")] + ([("block", _LESS, "spares losses")] if any(a < 0 for a in added) else [])
-    unit_text = "USD over the whole scenario, all pools; channels of contagion opened one after the other, from above"
+    unit_text = "USD over the whole scenario, all pools; channels opened one after the other, what one adds depends on those above it"
     return Chart(title, unit_text, loss_captions.channels(found), chart.still([bars], layout), key)

@@ -34,7 +34,7 @@ def _difference(amount: float) -> str:
 
 def _totals(scenario: Scenario, found: Attribution) -> Html:
     added, without, debt, debt_without = (x.sum(axis=1) for x in (found.added, found.without, found.debt_added, found.debt_without))
-    rows = [["the shock alone", words.usd(added[0]), "–", words.usd(debt[0]), "–"]]
+    rows = [[CHANNELS["shock"], words.usd(added[0]), "–", words.usd(debt[0]), "–"]]
     for i, channel in enumerate(found.channels[1:]):
         cells = [_difference(added[i + 1]), words.usd(without[i]), _difference(debt[i + 1]), words.usd(debt_without[i])]
         rows.append([CHANNELS.get(channel, channel), *cells])

@@ -16,7 +16,7 @@ LAYERS = {
 }
 #: Channel of contagion -> what it is called; the shock is what is left with all of them shut.
 CHANNELS = {
-    "shock": "the shock alone",
+    "shock": "shock alone",
     "price": "prices",
     "owners": "shared owners",
     "receipts": "receipt tokens",
@@ -80,9 +80,7 @@ def attribution(run: Run, scenario: Scenario) -> Attribution | None:
     if "deficit_by_channels_usd" not in ds:
         return None
     every = [str(c) for c in ds.opened.values]
-    levels = {
-        name: ds[f"{name}_by_channels_usd"].transpose("opened", "pool").values.astype(float) for name in ("deficit", "bad_debt")
-    }
+    levels = {name: ds[f"{name}_by_channels_usd"].transpose("opened", "pool").values.astype(float) for name in ("deficit", "bad_debt")}
     added = {name: np.diff(values, axis=0, prepend=0) for name, values in levels.items()}
     exist = _exist(run)
     # a channel that made a difference exists, whatever the configuration says

@@ -8,10 +8,9 @@ from itertools import count
 
 from plotly.offline import get_plotlyjs
 
-from stresslev.report import plots, sentences, tables, words
-from stresslev.report.charts import Chart, charts
+from stresslev.report import losses, plots, sections, sentences, system_tables, tables, words
 from stresslev.report.inputs import Run, Scenario
-from stresslev.report.markup import Html, data_script, join, tag
+from stresslev.report.markup import Html, join, tag
 
 #: Nothing is fetched from anywhere: the browser is told to refuse it.
 _POLICY = "; ".join(
@@ -27,15 +26,13 @@ _POLICY = "; ".join(
 
 _ASSUMPTIONS, _HEALTH, _REPRODUCE = "Assumptions and limits of the model", "Numerical health", "How to reproduce this report"
 
-_NOT_MODELLED = (
-    "Isolated-margin and coin-margined accounts: every account is cross-margined in USD.",
-    "Lending, and portfolio margin across products.",
-    "Auto-deleveraging and socialised loss: bad debt is stated before either. It is what winning accounts would have to bear.",
-    "Several marks per asset: all pools mark to one price.",
-    "Funding payments.",
-    "Leverage rules that change while the scenario runs.",
-    "Traders who react: nobody adds margin or closes positions by himself, and makers always take the other side.",
-    "Credit between pools: pools meet only in the common market.",
+#: The last section of docs/model.md, sentence by sentence.
+NOT_MODELLED = (
+    "Dynamic leverage rules, traders who react, options and other positions that are not of delta one.",
+    "Auto-deleveraging leaves out makers and inverse contracts.",
+    "Liquidators of lending pools take baskets pro rata, not the pair that pays them best.",
+    "Receipt tokens change hands; they are not redeemed.",
+    "LLAMMA-like soft liquidation is not modelled.",
 )
 
 
@@ -98,34 +95,17 @@ def _contents(run: Run) -> Html:
 
 def _comparison(run: Run) -> Html:
     infinite = tag("p", "∞: a share of something that is zero at the start.", class_="note") if tables.has_infinite(run) else None
-    text = "Definitions are in the section on assumptions. “Unsettled” is the negative equity of accounts still open at the end."
+    text = "Definitions are in the section on assumptions. “Size” is a pool's open interest and loans at the start; “unsettled” is the negative "
+    text += "equity of accounts still open at the end. Measures that are zero in every scenario are left out."
     note = tag("p", text, class_="note")
     parts = [tables.comparison(run), tag("h3", "By pool"), tables.pools(run), infinite, note]
     return _section("comparison", "Scenarios compared", *parts)
 
 
-def _figure(chart: Chart, number: int) -> Html:
-    title = tag("h4", chart.title, tag("span", chart.unit, class_="unit") if chart.unit else None)
-    if chart.figure is None:
-        return tag("div", title, tag("p", chart.caption, class_="empty"), class_="figure")
-    key = [tag("li", tag("span", "", class_=f"swatch {kind}", style=f"border-color:{colour}"), text) for kind, colour, text in chart.key]
-    identity = f"figure-{number}"
-    plot = tag(
-        "div",
-        class_="plot",
-        id=identity,
-        role="img",
-        aria_label=f"{chart.title}. {chart.caption}",
-        style=f"height:{chart.figure['layout']['height']}px",
-    )
-    legend = tag("ul", key, class_="key") if key else None
-    data = data_script(f"{identity}-data", chart.figure)
-    return tag("figure", title, legend, plot, tag("figcaption", chart.caption), data, class_="figure")
-
-
-def _scenario(scenario: Scenario, colours: plots.Colours, numbers) -> Html:
+def _scenario(run: Run, scenario: Scenario, colours: plots.Colours, numbers) -> Html:
     m = scenario.metrics
-    key = [
+    key = [("Losses beyond margin", words.usd(float(losses.deficits(scenario).sum())))]
+    key += [
         (words.metric_title(name), words.metric_value(name, m[name]))
         for name in ("bad_debt_usd", "insurance_fund_fall", "liquidated_notional_share", "amplification")
     ]
@@ -140,7 +120,7 @@ def _scenario(scenario: Scenario, colours: plots.Colours, numbers) -> Html:
     text = [tag("p", p) for p in words.paragraphs(scenario.description)]
     advice = "Drag across a chart to look closer; double-click to go back. Point at a line or bar for its numbers."
     hint = tag("p", advice, class_="note screen-only")
-    drawn = [_figure(chart, next(numbers)) for chart in charts(scenario, colours)]
+    drawn = sections.of_scenario(run, scenario, colours, numbers)
     parts = [kind, text, _facts(key, class_="numbers"), notices, hint, drawn]
     return _section(f"scenario-{scenario.name}", scenario.title, *parts, class_="scenario")
 
@@ -170,7 +150,7 @@ def _assumptions(run: Run) -> Html:
     system, policy = run.configuration["system"], run.configuration["policy"]
     multiplier = policy["maintenance_multiplier"]
     own = ", except where a pool and asset has its own" if policy["pools"] else ""
-    rules = "Maintenance margins are the tiers' own" if multiplier == 1 else f"Maintenance margins are {multiplier:g} times the tiers' own"
+    rules = "Margin requirements are the pools' own" if multiplier == 1 else f"Margin requirements are {multiplier:g} times the pools' own"
     rounds = words.plural(run.configuration["run"]["max_rounds"], "round")
     parts = [
         tag("h3", f"The system: {system['name']}"),
@@ -178,14 +158,15 @@ def _assumptions(run: Run) -> Html:
         _items(system.get("assumptions")) or tag("p", "The system states no assumptions."),
         tag("p", f"{rules}{own}. Within one step liquidations go on for at most {rounds}."),
         tag("h4", "Pools"),
-        tables.system_pools(run),
+        system_tables.pools(run),
+        system_tables.reserves(run),
         tag("h4", "Markets"),
-        tables.system_assets(run),
-        tag("h4", "Maintenance tiers"),
-        tables.tiers(run),
+        system_tables.assets(run),
+        [tag("h4", "What ties pools and markets"), _items(ties)] if (ties := system_tables.ties(run)) else None,
+        system_tables.tiers(run),
         [_scenario_assumptions(run, s) for s in run.scenarios],
         tag("h3", "What the model does not do"),
-        _items(_NOT_MODELLED),
+        _items(NOT_MODELLED),
         tag("h3", "Definitions"),
         tables.definitions(),
     ]
@@ -194,8 +175,8 @@ def _assumptions(run: Run) -> Html:
 
 def _health(run: Run) -> Html:
     text = (
-        "Cash and positions must balance in every pool and step; what is left over is rounding, stated here as a share of the open "
-        "interest at the start. The residual of the whole run sums all ledgers anew at the first and the last step. "
+        "Cash, positions and coins must balance in every pool and step; what is left over is rounding, stated here as a share of open "
+        "interest and loans at the start. The residual of the whole run sums all ledgers anew at the first and the last step. "
         "A run in which either passes the tolerance of its precision fails, and no report is written."
     )
     return _section("health", _HEALTH, tag("p", text), tables.health(run))
@@ -250,7 +231,7 @@ def document(run: Run) -> str:
             _contents(run),
             tag("noscript", tag("p", "Charts need JavaScript, which this page carries with it. All figures are in the text and tables.")),
             _comparison(run),
-            [_scenario(s, look, numbers) for s in run.scenarios],
+            [_scenario(run, s, look, numbers) for s in run.scenarios],
             _assumptions(run),
             _health(run),
             _reproduce(run),

@@ -7,11 +7,16 @@ from stresslev.report.facts import (
     Swing,
     exhausted_funds,
     fundless_pools,
+    held_words,
     insolvent_pools,
+    loans,
     open_interest,
     swings,
 )
 from stresslev.report.inputs import Run, Scenario
+from stresslev.report.loss_captions import bearers
+from stresslev.report.loss_captions import channels as channels_text
+from stresslev.report.losses import attribution, deficits, layers
 
 #: State of a run against its limits.
 BREACHED, WITHIN, NO_LIMITS = "breached", "within", "none"
@@ -46,7 +51,7 @@ def explanation(run: Run) -> str:
 
 
 def narrative(run: Run) -> list[str]:
-    """Two to four sentences: the worst scenario, insurance funds, what the cascade did to prices, what is unsettled."""
+    """Two to six points: the worst scenario, who bore the losses, insurance funds, the cascade, which way losses travelled, what is unsettled."""
     if not any(s.liquidated for s in run.scenarios):
         where = "in any scenario" if len(run.scenarios) > 1 else "in this scenario"
         sentences = [
@@ -54,7 +59,7 @@ def narrative(run: Run) -> list[str]:
             "Prices follow the scenario alone: there is no cascade.",
         ]
     else:
-        sentences = [_losses(run), _funds(run), _cascade(run)]
+        sentences = [_losses(run), *_borne(run), _funds(run), _cascade(run), *_channels(run)]
     return [*sentences, *_unsettled(run)]
 
 
@@ -63,8 +68,8 @@ def _quoted(scenario: Scenario) -> str:
 
 
 def _ranked(run: Run) -> list[Scenario]:
-    """Scenarios, the worst first: by bad debt over open interest, then by fund fall, then by what was liquidated."""
-    keys = ("bad_debt_over_open_interest", "insurance_fund_fall", "liquidated_notional_share")
+    """Scenarios, the worst first: by bad debt over open interest, then by all losses, by fund fall, and by what was liquidated."""
+    keys = ("bad_debt_over_open_interest", "deficit_over_open_interest", "insurance_fund_fall", "liquidated_notional_share")
     return sorted(run.scenarios, key=lambda s: tuple(-s.metrics[k] for k in keys))
 
 
@@ -73,15 +78,16 @@ def _losses(run: Run) -> str:
     debt = worst.metrics["bad_debt_usd"]
     if debt <= 0:
         settled = " that has been settled" if any(s.metrics["latent_deficit_over_open_interest"] > 0 for s in run.scenarios) else ""
-        used = any(s.metrics["insurance_fund_use"] > 0 for s in run.scenarios)
-        payer = "margin and the insurance funds pay" if used else "margin alone pays"
+        payer = _payers(run)
         text = f"{'No scenario leaves' if many else 'The scenario leaves no'} bad debt: {payer} every loss{settled}."
         heaviest = max(run.scenarios, key=lambda s: s.metrics["liquidated_notional_share"])
         amount = words.percent(heaviest.metrics["liquidated_notional_share"])
         accounts = words.percent(heaviest.metrics["liquidated_accounts_share"])
+        what = "positions and loans" if heaviest.lenders else "notional"
         who = f"Most is liquidated in {_quoted(heaviest)}:" if many else "Liquidations close"
-        return f"{text} {who} {amount} of the notional, from {accounts} of the accounts."
-    size = f"{words.usd(debt)} of bad debt, {words.percent(worst.metrics['bad_debt_over_open_interest'])} of the open interest at its start"
+        return f"{text} {who} {amount} of the {what}, from {accounts} of the accounts."
+    share = words.percent(worst.metrics["bad_debt_over_open_interest"])
+    size = f"{words.usd(debt)} of bad debt, {share} of the {held_words(worst)} at its start"
     subject = f"The worst scenario is {_quoted(worst)}: it leaves" if many else "The scenario leaves"
     gone = insolvent_pools(worst)
     if len(gone) == 1:
@@ -89,12 +95,51 @@ def _losses(run: Run) -> str:
     elif gone:
         end = f", and makes {words.plural(len(gone), 'pool')} insolvent ({words.listing(gone)})."
     else:
-        end = "; no pool becomes insolvent, since the treasuries of the pools concerned cover it."
+        end = "; no pool becomes insolvent, since the own funds of the pools concerned cover it."
     others = sum(s.metrics["bad_debt_usd"] > 0 for s in run.scenarios) - 1
     rest = ""
     if many:
         rest = f" Bad debt also arises in {words.plural(others, 'other scenario')}." if others else " No other scenario leaves bad debt."
     return f"{subject} {size}{end}{rest}"
+
+
+def _payers(run: Run) -> str:
+    """Who pays when nothing is left as bad debt, with the verb."""
+    paid = {layer: sum(float(layers(s)[layer].sum()) for s in run.scenarios) > 0 for layer in ("own_fund", "other_funds", "adl", "socialised")}
+    payers = ["margin"]
+    payers += ["the insurance funds"] if paid["own_fund"] or paid["other_funds"] else []
+    payers += ["deleveraged winners"] if paid["adl"] else []
+    payers += ["those over whom losses are spread"] if paid["socialised"] else []
+    return "margin alone pays" if len(payers) == 1 else f"{words.listing(payers)} pay"
+
+
+def _heaviest(run: Run) -> Scenario:
+    """The scenario with most losses beyond margin."""
+    return max(run.scenarios, key=lambda s: (s.metrics["deficit_over_open_interest"], float(deficits(s).sum())))
+
+
+def _borne(run: Run) -> list[str]:
+    """Losses beyond margin and who bore them, where more than the own funds and bad debt did."""
+    scenario = _heaviest(run)
+    parts = layers(scenario)
+    if not any(parts[layer].sum() > 0 for layer in ("adl", "socialised", "other_funds")):
+        return []
+    total = float(deficits(scenario).sum())
+    share = words.percent(scenario.metrics["deficit_over_open_interest"])
+    where = f"Losses beyond margin are largest in {_quoted(scenario)}:" if len(run.scenarios) > 1 else "Losses beyond margin come to"
+    return [f"{where} {words.usd(total)}, {share} of the {held_words(scenario)}; {bearers(scenario)}."]
+
+
+def _channels(run: Run) -> list[str]:
+    """Which way the losses of the heaviest scenario travelled, for runs with attribution."""
+    scenario = _heaviest(run)
+    found = attribution(run, scenario)
+    if found is None or not found.added.any():
+        return []
+    text = channels_text(found)
+    if len(run.scenarios) == 1:
+        return [text]
+    return [f"In {_quoted(scenario)} {text[0].lower()}{text[1:]}"]
 
 
 def _funds(run: Run) -> str:
@@ -154,7 +199,7 @@ def _unsettled(run: Run) -> list[str]:
         return []
     amount = words.usd(float(worst.data.latent_deficit_usd.sum()))
     where = f"of {_quoted(worst)}" if len(run.scenarios) > 1 else "of the scenario"
-    size = f"{amount} of negative equity ({words.percent(share)} of the open interest at the start)"
+    size = f"{amount} of negative equity ({words.percent(share)} of the {held_words(worst)} at the start)"
     return [f"At the end {where} accounts that are still open have {size}, not yet settled."]
 
 
@@ -166,8 +211,16 @@ def system_sentence(run: Run) -> str:
     funds = float(run.scenarios[0].data.insurance_fund_usd.isel(time=0).sum())
     accounts = words.count(float(run.scenarios[0].data.accounts.sum()))
     pools, assets = words.plural(len(run.pools), "pool"), words.plural(len(run.assets), "asset")
-    source = "accounts read from a file" if run.configuration["system"]["book"].get("file") else "sampled accounts"
-    trade = "trades" if len(run.pools) == 1 else "trade"
-    shared = f"{assets} ({words.listing(run.assets, 6)})"
-    held = f"{size} of open interest and {words.usd(funds)} in insurance funds at the start"
-    return f"{pools} ({words.listing(run.pools, 6)}) {trade} {shared}, with {accounts} {source}, {held}."
+    source = "accounts read from a file" if run.system["book"].get("file") else "sampled accounts"
+    lenders = run.scenarios[0].lenders
+    verbs = "lend" if len(lenders) == len(run.pools) else "trade and lend" if lenders else "trade"
+    if len(run.pools) == 1:
+        verbs = " and ".join(f"{v}s" for v in verbs.split(" and "))
+    shared = f"{assets} ({words.listing(run.assets, 8)})"
+    lent = [loans(s) for s in run.scenarios]
+    held = [f"{size} of open interest"] if max(interest) > 0 or not lenders else []
+    if lenders:
+        least, most = words.usd(min(lent)), words.usd(max(lent))
+        held.append(f"{least if least == most else f'between {least} and {most}'} of loans")
+    held.append(f"{words.usd(funds)} in insurance funds")
+    return f"{pools} ({words.listing(run.pools, 6)}) {verbs} {shared}, with {accounts} {source}, {words.listing(held)} at the start."

@@ -33,7 +33,7 @@ def _fees(pool: dict) -> str:
         fee = pool.get("protocol_fee", 0)
         return f"{words.percent(fee)} of the bonus" if fee else "none"
     if pool.get("takeover"):
-        return f"{pool['taker_fee_bps']:g} bp; the fund takes over what is left"
+        return f"{pool['taker_fee_bps']:g} bp; the insurance fund takes over what is left"
     parts = [pool["liquidation_fee_bps"], pool["taker_fee_bps"]] + ([pool["liquidator_fee_bps"]] if pool.get("liquidator_fee_bps") else [])
     return " + ".join(f"{p:g}" for p in parts) + " bp"
 
@@ -43,12 +43,12 @@ def pools(run: Run) -> Html:
     rows, rules = [], []
     for name, pool in run.system["pools"].items():
         capacity = pool.get("liquidation_capacity_usd_per_minute")
-        cells = [words.usd(pool["insurance_fund_usd"]), words.usd(pool.get("capital_usd", 0)), _fees(pool)]
+        cells = [words.usd(pool["insurance_fund_usd"]), words.usd(pool.get("capital_usd", 0)), words.usd(capacity) if capacity else "unlimited"]
         kind = "lender" if is_lender(pool) else "perpetual futures"
-        rows.append([name, kind, pool.get("description", ""), *cells, f"{words.usd(capacity)} per minute" if capacity else "unlimited"])
+        rows.append([name, kind, pool.get("description", ""), _fees(pool), *cells])
         rules.append([name, requirement(pool), liquidation(pool), waterfall(pool), mark(pool.get("mark")), funding(pool)])
-    head = ["Pool", "Kind", "Description", "Insurance fund", "Capital", "Fees of a liquidation", "Capacity"]
-    first = table(head, rows, text_columns=3)
+    head = ["Pool", "Kind", "Description", "Fees of a liquidation", "Insurance fund", "Capital", "Capacity a minute"]
+    first = table(head, rows, text_columns=4)
     head = ["Pool", "What it requires", "Accounts are closed", "Who bears deficits, in order", "Mark or oracle", "Funding"]
     note = "Fees: liquidation fee to the insurance fund + taker fee to the pool + liquidator fee, where there is one, of the notional closed."
     return join(first, table(head, rules, text_columns=6), tag("p", note, class_="note"))
@@ -90,9 +90,11 @@ def liquidation(pool: dict) -> str:
         text += ", sold in the market"
     if rule.get("auction"):
         a = rule["auction"]
-        text += f"; auction: discount from {words.percent(a['start'])}, {words.percent(a['growth_per_minute'])} more each minute, at most {words.percent(a['most'])}"
-    elif debt and rule.get("required_profit") is not None:
-        text += f"; liquidators act when they gain {'at least ' + words.percent(rule['required_profit']) if rule['required_profit'] else 'anything'}"
+        rise = f"{words.percent(a['growth_per_minute'])} more each minute, at most {words.percent(a['most'])}"
+        text += f"; auction: discount from {words.percent(a['start'])}, {rise}"
+    if debt and rule.get("required_profit") is not None:
+        profit = rule["required_profit"]
+        text += f"; liquidators act when they {f'gain at least {words.percent(profit)}' if profit else 'lose nothing by it'}"
     return text
 
 
@@ -202,11 +204,14 @@ def ties(run: Run) -> list[str]:
     for name, asset in system["assets"].items():
         if receipt := asset.get("receipt"):
             run_text = f", with up to {words.percent(receipt['run_haircut'])} lost in a run" if receipt.get("run_haircut") else ""
-            said.append(f"{name} is a receipt for {receipt['underlying']} deposited with {receipt['pool']}; it trades as {receipt['underlying']}{run_text}.")
+            said.append(
+                f"{name} is a receipt for {receipt['underlying']} deposited with {receipt['pool']}; it trades as {receipt['underlying']}{run_text}."
+            )
     said += [f"{c['debtor']} owes {c['creditor']} {words.usd(c['usd'])}." for c in system.get("credit") or ()]
     if system.get("credit"):
         c = system.get("clearing") or {"alpha": 1.0, "beta": 1.0}
-        said.append(f"A pool that defaults realises {words.percent(c['alpha'])} of its own assets and {words.percent(c['beta'])} of its claims on other pools.")
+        kept = f"{words.percent(c['alpha'])} of its own assets and {words.percent(c['beta'])} of its claims on other pools"
+        said.append(f"A pool that defaults realises {kept}.")
     if owners := system.get("owners"):
         said.append(
             f"Owners with accounts in several pools bring an account that is called to a health of {owners['top_up']:g}, "

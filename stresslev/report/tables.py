@@ -13,28 +13,64 @@ ABREAST = 5
 _COMPARED = (
     "bad_debt_over_open_interest",
     "bad_debt_usd",
+    "deficit_over_open_interest",
+    "adl_over_open_interest",
+    "deleveraged_notional_share",
+    "socialised_over_open_interest",
     "insurance_fund_use",
     "insurance_fund_fall",
     "insolvent_pools",
+    "credit_loss_usd",
+    "redemption_shortfall",
+    "margin_calls_usd",
     "liquidated_accounts_share",
     "liquidated_notional_share",
+    "waiting_share",
     "amplification",
     "endogenous_move",
     "endogenous_fall",
+    "largest_basis",
+    "funding_paid_usd",
     "latent_deficit_over_open_interest",
     "peak_liquidation_rate",
 )
+#: Left out of the tables where every scenario has nothing of it: many systems lack what they measure.
+_IF_ANY = {
+    "deficit_over_open_interest",
+    "adl_over_open_interest",
+    "deleveraged_notional_share",
+    "socialised_over_open_interest",
+    "credit_loss_usd",
+    "redemption_shortfall",
+    "margin_calls_usd",
+    "waiting_share",
+    "largest_basis",
+    "funding_paid_usd",
+}
+#: Below this a metric of `_IF_ANY` is rounding.
+_ROUNDING = 1e-6
 #: Metric of a pool -> a heading short enough for a narrow column.
-_PER_POOL = {
+_LOSSES = {
     "bad_debt_usd": "Bad debt",
-    "bad_debt_over_open_interest": "Bad debt / open interest",
+    "bad_debt_over_open_interest": "Bad debt / size",
+    "deficit_over_open_interest": "All losses / size",
+    "adl_over_open_interest": "Deleveraged losses / size",
+    "socialised_over_open_interest": "Socialised / size",
     "insurance_fund_use": "Fund use",
     "insurance_fund_fall": "Deepest fund fall",
+    "credit_loss_usd": "Lost credit",
     "insolvent_pools": "Insolvent",
+}
+_FLOWS = {
     "liquidated_accounts_share": "Accounts liquidated",
     "liquidated_notional_share": "Notional liquidated",
-    "latent_deficit_over_open_interest": "Unsettled / open interest",
+    "deleveraged_notional_share": "Notional deleveraged",
     "peak_liquidation_rate": "Peak rate per step",
+    "waiting_share": "Without a taker",
+    "latent_deficit_over_open_interest": "Unsettled / size",
+    "largest_basis": "Largest gap to market",
+    "margin_calls_usd": "Margin calls",
+    "funding_paid_usd": "Funding paid",
 }
 _RESIDUALS = ("conservation_residual", "total_residual")
 
@@ -97,7 +133,7 @@ def comparison(run: Run) -> Html:
     tables = []
     for part in _parts(run):
         rows = []
-        for name in _COMPARED:
+        for name in (n for n in _COMPARED if _happened(run, n)):
             cells = []
             for s in part:
                 text = words.metric_value(name, s.metrics[name])
@@ -108,6 +144,11 @@ def comparison(run: Run) -> Html:
     return join(tables, note)
 
 
+def _happened(run: Run, name: str) -> bool:
+    """Whether a metric is worth a line: always, or where it is not zero in every scenario."""
+    return name not in _IF_ANY or any(s.metrics[name] > _ROUNDING for s in run.scenarios)
+
+
 def _pool_cell(name: str, value: float) -> str:
     if name == "insolvent_pools":
         return "✕ yes" if value > 0 else "no"
@@ -115,71 +156,28 @@ def _pool_cell(name: str, value: float) -> str:
 
 
 def pools(run: Run) -> Html:
-    """Every pool in every scenario."""
-    head = tag("tr", tag("th", "Pool", scope="col"), [tag("th", title, scope="col", class_="n") for title in _PER_POOL.values()])
+    """Every pool in every scenario: losses and who bore them, and what was closed and moved."""
+    return join(_pools(run, _LOSSES, "Losses, and what they did to the pools."), _pools(run, _FLOWS, "What was liquidated, and what moved."))
+
+
+def _pools(run: Run, chosen: dict[str, str], caption: str) -> Html:
+    columns = {name: title for name, title in chosen.items() if _happened(run, name)}
+    head = tag("tr", tag("th", "Pool", scope="col"), [tag("th", title, scope="col", class_="n") for title in columns.values()])
     groups = []
     for s in run.scenarios:
-        title = tag("tr", tag("th", link(s), scope="rowgroup", colspan=len(_PER_POOL) + 1, class_="group"))
+        title = tag("tr", tag("th", link(s), scope="rowgroup", colspan=len(columns) + 1, class_="group"))
         rows = [
-            tag("tr", tag("th", pool, scope="row"), [tag("td", _pool_cell(name, values[name]), class_="n") for name in _PER_POOL])
+            tag("tr", tag("th", pool, scope="row"), [tag("td", _pool_cell(name, values[name]), class_="n") for name in columns])
             for pool, values in s.pools.items()
         ]
         groups.append(tag("tbody", title, rows))
-    return tag("div", tag("table", tag("thead", head), groups, class_="dense"), class_="wide")
+    return tag("div", tag("table", tag("caption", caption), tag("thead", head), groups, class_="dense"), class_="wide")
 
 
 def has_infinite(run: Run) -> bool:
     """Whether a table shows a share of nothing."""
     values = [v for s in run.scenarios for group in (s.metrics, *s.pools.values()) for v in group.values()]
     return any(v == float("inf") for v in values)
-
-
-def tiers(run: Run) -> Html:
-    """Where the maintenance tiers come from and who uses them."""
-    system = run.configuration["system"]
-    users = {name: [] for name in system["tiers"]}
-    for pool_name, pool in system["pools"].items():
-        for asset, name in pool["tiers"].items():
-            users[name].append(f"{pool_name} {asset}")
-    rows = []
-    for name, tier in system["tiers"].items():
-        rates = tier["maintenance_rates"]
-        spread = f"{words.percent(rates[0])} to {words.percent(rates[-1])}" if len(rates) > 1 else words.percent(rates[0])
-        rows.append([name, tier["source"], words.listing(users[name], 6) if users[name] else "not used", words.count(len(rates)), spread])
-    return table(["Table", "Source", "Used by", "Tiers", "Maintenance rates"], rows, text_columns=3)
-
-
-def system_pools(run: Run) -> Html:
-    """The pools as configured."""
-    rows = []
-    for name, pool in run.configuration["system"]["pools"].items():
-        rule = pool.get("liquidation", {})
-        text = f"just enough for a health of {rule['target_health']:g}" if rule.get("rule") == "restore" else "in full"
-        capacity = pool.get("liquidation_capacity_usd_per_minute")
-        fees = f"{pool['liquidation_fee_bps']:g} + {pool['taker_fee_bps']:g} bp"
-        cells = [words.usd(pool["insurance_fund_usd"]), fees, f"{words.usd(capacity)} per minute" if capacity else "unlimited"]
-        rows.append([name, pool.get("description", ""), text, *cells])
-    head = ["Pool", "Description", "Accounts are closed", "Insurance fund", "Liquidation + taker fee", "Capacity"]
-    return table(head, rows, text_columns=3)
-
-
-def system_assets(run: Run) -> Html:
-    """The markets as configured."""
-    rows = [
-        [
-            name,
-            words.usd(a["depth_usd"]),
-            words.percent(a["volatility"]),
-            f"{a['impact_exponent']:g}",
-            words.percent(a["permanent_share"]),
-            words.duration(a["impact_half_life_minutes"]),
-            f"{a['depth_volatility_exponent']:g}",
-            words.percent(a["depth_floor"]),
-        ]
-        for name, a in run.configuration["system"]["assets"].items()
-    ]
-    head = ["Asset", "Flow per 1% move", "Volatility a year", "Impact exponent", "Permanent share", "Half-life of the rest"]
-    return table([*head, "Depth exponent", "Depth floor"], rows)
 
 
 def health(run: Run) -> Html:

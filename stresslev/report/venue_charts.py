@@ -26,12 +26,18 @@ def _used(scenario: Scenario) -> np.ndarray:
     return held.transpose("pool", "asset").values > 0
 
 
-def _gap_text(scenario: Scenario, gap: np.ndarray) -> tuple[str, str, str]:
-    """Asset and pool of the largest gap, and its size and time in words."""
+def _away(gap: float) -> str:
+    return f"{words.percent(abs(gap))} {'above' if gap > 0 else 'below'}"
+
+
+def _widest(scenario: Scenario, gap: np.ndarray, subject: str, to: str) -> str:
+    """Where the largest gap opens, and how much of it is left."""
     t, v, a = np.unravel_index(int(np.abs(gap).argmax()), gap.shape)
-    size = float(gap[t, v, a])
-    how = f"{words.percent(abs(size))} {'above' if size > 0 else 'below'}"
-    return chart.names(scenario, "asset")[a], chart.names(scenario, "pool")[v], f"{how}|{words.moment(scenario.start, scenario.minutes[t])}"
+    asset, pool = chart.names(scenario, "asset")[a], chart.names(scenario, "pool")[v]
+    when = words.moment(scenario.start, scenario.minutes[t])
+    last = float(gap[-1, v, a])
+    left = f"; at the end it is {_away(last)}" if abs(last) > _NO_GAP and t < len(gap) - 1 else ""
+    return f"Furthest away is {subject} of {asset} at {pool}: {_away(float(gap[t, v, a]))} {to}, {when}{left}."
 
 
 def _range(gap: np.ndarray) -> str:
@@ -48,9 +54,7 @@ def _gaps(scenario: Scenario, colours: Colours, gap: np.ndarray, what: tuple[str
     notes = [_range(gap[:, v]) for v in range(gap.shape[1])]
     figure, key = chart.pool_panels(scenario, colours, 100 * gap, shown, notes, "%")
     title, subject, to = what
-    asset, pool, text = _gap_text(scenario, gap)
-    size, when = text.split("|")
-    caption = f"Furthest away is {subject} of {asset} at {pool}: {size} {to}, {when}."
+    caption = _widest(scenario, gap, subject, to)
     return Chart(title, f"percent of {to}, all panels on one scale; {chart.time_words(scenario)}", caption, figure, key)
 
 
@@ -87,7 +91,7 @@ def _funding(scenario: Scenario, colours: Colours) -> Chart | None:
     notes, right = plots.end_labels([(n, words.usd(y[-1]), c, y[-1]) for n, c, y in lines], 0, top, 156)
     vertical = plots.value_axis(0, top / unit.factor, unit.suffix)
     layout = plots.layout(208, right=right, xaxis=plots.time_axis(scenario, 8), yaxis=vertical, annotations=notes)
-    caption = f"{words.usd(float(total[-1]))} of funding are paid over the scenario, by longs where the rate is positive and by shorts where it is negative."
+    caption = f"{words.usd(float(total[-1]))} of funding are paid, by longs where the rate is positive and by shorts where it is negative."
     unit_text = f"USD, cumulative, with values at the end; {chart.time_words(scenario)}"
     return Chart("Funding paid", unit_text, caption, chart.figure(scenario, data, layout))
 

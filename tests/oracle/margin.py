@@ -114,7 +114,8 @@ def nobody_bids(system, account, mark, venue) -> bool:
     if auctions is None or not auctions["active"][v]:
         return False
     gross = sum(notionals(system, account, mark))
-    gap = sum(account.q[a] * (mark[v, a] - venue[v, a]) for a in range(system.A) if not system.inverse[v, a])
+    coins = [account.q[a] / (mark[v, a] if system.inverse[v, a] else 1.0) for a in range(system.A)]
+    gap = sum(coins[a] * (mark[v, a] - venue[v, a]) for a in range(system.A))
     return auction_discount(system, account) * gross < gap + auctions["required_profit"][v] * gross
 
 

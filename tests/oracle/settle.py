@@ -54,13 +54,8 @@ def pay(system, state, owed, v: int, usd: float, mark) -> None:
 
 def share_funds(system, state, owed, asking: list, mark, tally) -> None:
     needs = {v: owed.usd[v] for v in asking if owed.usd[v] > 0.0}
-    for group in {system.fund_group[v] for v in needs}:
-        members = [v for v in range(system.V) if system.fund_group[v] == group and (group >= 0 or v in needs)]
-        if group < 0:
-            for v in needs:
-                if system.fund_group[v] < 0:
-                    from_funds(system, state, owed, [v], {v: needs[v]}, mark, tally)
-            continue
+    for group in sorted({system.fund_group[v] for v in needs if system.fund_group[v] >= 0}):  # a pool of no group has nobody to share with
+        members = [v for v in range(system.V) if system.fund_group[v] == group]
         from_funds(system, state, owed, members, {v: n for v, n in needs.items() if v in members}, mark, tally)
 
 

@@ -67,8 +67,8 @@ def run(system: dict, book: dict, path: dict, max_rounds: int) -> dict:
     """Play the path and return what happened: every name of `PER_STEP` stacked over the steps, and the closing `state`.
 
     system: n_pools, n_assets, tiers[v][a] = (floors, rates), maintenance_multiplier (V,A); rule[v] one of full, restore, stepwise, close_factor;
-            waterfall[v] a list of insurance_fund, shared_funds, adl, socialise; impact with the form of each asset by name; arrays by pool and asset as
-            the engine names them; optional mechanisms as dicts under the engine's names, left out or None when there is none.
+            waterfall[v] a list of insurance_fund, shared_funds, adl, socialise; impact with the form of each asset by name; arrays by pool and asset
+            as the engine names them; optional mechanisms as dicts under the engine's names, left out or None when there is none.
     book:   pool (N,), equity_at_reference (N,), quantity (N,A), optional collateral (N,A), entry (N,A), portfolio (N,) bool; optional loans
             with pool, supply, debt, cash; optional links [(owner, "perps" or "loans", number)].
     path:   log_price (T,A), depth_factor (T,A), optional mark_offset (T,V,A), outage (T,V), premium (T,V,A).
@@ -241,7 +241,10 @@ def play_step(system, state, now, max_rounds: int) -> dict:
             if not system.inverse[v, a]:
                 paid = state.funding_index[v, a] - index_before[v, a]
                 makers = state.maker_quantity[v, a]
-                payers = longs[v, a] + max(makers, 0.0) if paid > 0.0 else shorts[v, a] + max(-makers, 0.0)
+                arb = state.arb_quantity[v, a]
+                sign = math.copysign(1.0, paid)
+                held = longs[v, a] if paid > 0.0 else shorts[v, a]
+                payers = held + max(sign * makers, 0.0) + max(sign * arb, 0.0)
                 tally.funding_paid[v] += abs(paid) * payers
     borrow_rate = lending.accrue_interest(system, state)
     prices.refresh_marks(system, state)  # tokens have grown by the interest
@@ -494,8 +497,8 @@ def close_perp(system, state, n: int, psi: float, phi: float, sold, assumed, fil
     if worth < 0.0:
         account.W += -psi * worth
         owed.usd[v] += -psi * worth
-        if psi == 1.0 and not any(account.k):
-            account.W = 0.0  # closed in full at a loss: nothing is left, not even rounding
+    if psi == 1.0 and not any(account.k):
+        account.W = max(worth, 0.0)  # closed in full: the same, but for rounding, which must not leave less than nothing
 
     traded = psi * gross
     taker = system.taker_fee[v] * traded
