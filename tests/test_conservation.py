@@ -30,13 +30,14 @@ def _interest(record) -> float:
     return float(np.asarray(record.open_interest)[0].sum()) + 1.0
 
 
-def _residuals(record) -> dict[str, float]:
-    """Largest residual of each conserved quantity, in open interests."""
+def _residuals(record, system) -> dict[str, float]:
+    """Largest residual of each conserved quantity, in open interests; contracts of fixed face are in USD already."""
     price = np.asarray(record.price)[:, None, :]
+    unit = price if system.inverse is None else np.where(np.asarray(system.inverse)[None], 1.0, price)
     flows = record.flows
     usd = {
         "cash": np.asarray(flows.cash_residual),
-        "contracts": np.asarray(flows.quantity_residual) * price,
+        "contracts": np.asarray(flows.quantity_residual) * unit,
         "coins": np.asarray(flows.coins_residual) * price,
     }
     return {name: float(np.abs(values).max()) / _interest(record) for name, values in usd.items()}
@@ -45,8 +46,8 @@ def _residuals(record) -> dict[str, float]:
 @given(SEEDS, st.integers(1, 6))
 def test_every_step_balances_per_pool(seed, rounds):
     """Cash: accounts + makers + fund + treasury - bad debt. Quantity: customers + makers. To 1e-12 of open interest."""
-    _, _, _, state, record = _run(seed, rounds)
-    assert max(_residuals(record).values()) < 1e-12
+    _, system, _, state, record = _run(seed, rounds)
+    assert max(_residuals(record, system).values()) < 1e-12
     assert not status.failed(state.status)
 
 
@@ -54,8 +55,10 @@ def test_every_step_balances_per_pool(seed, rounds):
 @given(MANY, SEEDS, st.integers(1, 6))
 def test_every_step_balances_whatever_mechanisms_are_on(group, seed, rounds):
     """With lending: USD balances, liquidators, coins of collateral, debt, deposits, reserves and write-offs. To 1e-12 of open interest."""
-    state, record = engine_case(*random_case(seed, GROUPS[group])).simulate(rounds)
-    assert max(_residuals(record).values()) < 1e-12, _residuals(record)
+    case = engine_case(*random_case(seed, GROUPS[group]))
+    state, record = case.simulate(rounds)
+    residuals = _residuals(record, case.system)
+    assert max(residuals.values()) < 1e-12, residuals
     assert not status.failed(state.status)
 
 
@@ -86,7 +89,7 @@ def test_contracts_add_up_to_nothing(group, seed, rounds):
     net = np.asarray(state.ledger.maker_quantity)
     for population in state.populations:
         if isinstance(population, Accounts):
-            _, longs, shorts = totals(population, net.shape[0])
+            _, longs, shorts = totals(population, *net.shape)
             net = net + np.asarray(longs - shorts)
     if state.venues is not None:
         net = net + np.asarray(state.venues.arb_quantity)
@@ -99,9 +102,9 @@ def test_contracts_add_up_to_nothing(group, seed, rounds):
 def test_the_whole_run_balances_when_every_ledger_is_summed_anew(seed, rounds):
     """Independent of the flows the engine keeps: sums over the first and the last state."""
     _, system, accounts, state, record = _run(seed, rounds)
-    pools = system.insurance_fund.shape[0]
-    before = totals(accounts, pools)
-    after = totals(state.populations[0], pools)
+    ledger_shape = system.tier_floor.shape[:2]
+    before = totals(accounts, *ledger_shape)
+    after = totals(state.populations[0], *ledger_shape)
     ledger = state.ledger
     cash = after[0] - before[0] + ledger.maker_cash.sum(axis=1)
     cash = cash + (ledger.insurance_fund - system.insurance_fund) + ledger.treasury + ledger.liquidators - ledger.bad_debt
@@ -159,16 +162,17 @@ def test_accounts_above_margin_are_never_touched(seed, rounds):
 
 
 def test_float32_balances_to_its_own_tolerance():
-    for seed in range(12):
-        _, _, _, state, record = _run(seed, 3, np.float32)
-        assert max(_residuals(record).values()) < 1e-5
+    for seed in range(1, 49, 4):
+        _, system, _, state, record = _run(seed, 3, np.float32)
+        assert max(_residuals(record, system).values()) < 1e-5
         assert not status.failed(state.status)
 
 
 def test_float32_balances_with_every_mechanism_on():
     for seed in range(12):
-        state, record = engine_case(*random_case(seed, GROUPS["everything"]), np.float32).simulate(3)
-        assert max(_residuals(record).values()) < 1e-5
+        case = engine_case(*random_case(seed, GROUPS["everything"]), np.float32)
+        state, record = case.simulate(3)
+        assert max(_residuals(record, case.system).values()) < 1e-5
         assert not status.failed(state.status)
 
 
@@ -177,7 +181,8 @@ def test_float32_balances_with_every_mechanism_on():
 
 def _flagged(group: str, steps: int) -> int:
     """How many of the seeds end with the failure bit."""
-    runs = [engine_case(*random_case(seed, GROUPS.get(group, ()), steps=steps)).simulate(3)[0] for seed in range(12)]
+    # every fourth seed: thin cases of one shape, so that one program is compiled
+    runs = [engine_case(*random_case(seed, GROUPS.get(group, ()), steps=steps)).simulate(3)[0] for seed in range(1, 49, 4)]
     return sum(bool(int(state.status) & status.RESIDUAL) for state in runs)
 
 

@@ -58,7 +58,8 @@ def test_all_mechanisms_together_balance(storm):
 
 
 def test_every_loss_is_borne_by_somebody(storm):
-    borne = storm.adl_usd + storm.fund_draw_usd + storm.socialised_usd + storm.bad_debt_usd.diff("time", label="upper").reindex(time=storm.time).fillna(0)
+    new_debt = storm.bad_debt_usd.diff("time", label="upper").reindex(time=storm.time).fillna(0)
+    borne = storm.adl_usd + storm.fund_draw_usd + storm.socialised_usd + new_debt
     scale = float(storm.deficit_usd.sum())
     np.testing.assert_allclose(borne.values, storm.deficit_usd.values, atol=1e-12 * scale)
     assert scale > 0 and float(storm.shared_in_usd.sum("pool").max()) < 1e-9 * scale
@@ -143,8 +144,8 @@ def test_bad_input_is_named_and_nothing_is_written(tmp_path, capfd, old, new, pa
 
 def test_a_gap_in_a_tier_file_is_named(tmp_path, capfd):
     tiers = [
-        {"tier": 1, "symbol": "X/USDT:USDT", "currency": "USDT", "minNotional": 0, "maxNotional": 5e4, "maintenanceMarginRate": 0.005, "maxLeverage": 100},
-        {"tier": 2, "symbol": "X/USDT:USDT", "currency": "USDT", "minNotional": 6e4, "maxNotional": None, "maintenanceMarginRate": 0.01, "maxLeverage": 50},
+        {"tier": 1, "currency": "USDT", "minNotional": 0, "maxNotional": 5e4, "maintenanceMarginRate": 0.005, "maxLeverage": 100},
+        {"tier": 2, "currency": "USDT", "minNotional": 6e4, "maxNotional": None, "maintenanceMarginRate": 0.01, "maxLeverage": 50},
     ]
     (tmp_path / "tiers.json").write_text(json.dumps({"X/USDT:USDT": tiers}), encoding="utf-8")
     text = SYSTEM.read_text(encoding="utf-8")

@@ -301,8 +301,12 @@ def bankrupt(
         left = _left_at(some, of_coins(some, displaced), fill_gain)
         closed = jnp.where(left < 0, closed, 0)
         at_bankruptcy = _bankruptcy_gain(some, rules, health)
-        longs = tuple(closed * jnp.maximum(q, 0) for q in some.quantity)
-        shorts = tuple(closed * jnp.maximum(-q, 0) for q in some.quantity)
+        # winners do not take over contracts of fixed face
+        linear = some.quantity
+        if rules.inverse is not None:
+            linear = tuple(jnp.where(i, 0, q) for q, i in zip(linear, rules.inverse, strict=True))
+        longs = tuple(closed * jnp.maximum(q, 0) for q in linear)
+        shorts = tuple(closed * jnp.maximum(-q, 0) for q in linear)
 
         def add(totals, values):
             return tuple(add_by_pool(t, x, some.block_pool) for t, x in zip(totals, values, strict=True))
@@ -416,8 +420,10 @@ def _assumed_gain(some, rules, health, gain, assumed: Assumed, funding: Array, s
     at_bankruptcy = _bankruptcy_gain(some, rules, health)
     longs, shorts = of_contracts(some, assumed.long_share), of_contracts(some, assumed.short_share)
     mixed = []
-    for q, g, b, by_long, by_short in zip(some.quantity, gain, at_bankruptcy, longs, shorts, strict=True):
+    for a, (q, g, b, by_long, by_short) in enumerate(zip(some.quantity, gain, at_bankruptcy, longs, shorts, strict=True)):
         part = jnp.where(left < 0, jnp.where(q > 0, by_long, by_short), 0)
+        if rules.inverse is not None:
+            part = jnp.where(rules.inverse[a], 0, part)
         mixed.append(g + part * (b - g))
     return tuple(mixed)
 

@@ -19,10 +19,7 @@ def initial(system: System) -> Cover | None:
 
 
 def _own_funds_at_start(system: System) -> Array:
-    if system.credit is None:
-        return system.insurance_fund
-    owed, due = jnp.sum(system.credit.nominal, axis=1), jnp.sum(system.credit.nominal, axis=0)
-    return system.credit.capital + system.insurance_fund + due - owed
+    return system.insurance_fund if system.credit is None else system.credit.capital + system.insurance_fund
 
 
 def _claims(state: State, system: System, price: Array) -> tuple[Array, Array]:
@@ -39,8 +36,9 @@ def _claims(state: State, system: System, price: Array) -> tuple[Array, Array]:
 def clear(state: State, system: System, channels: Channels, flow_usd: Array) -> State:
     """Clear the credit between pools and revalue receipt tokens.
 
-    A pool's own funds are its capital, insurance fund and treasury less its bad debt. What it owes other pools it pays as far as funds and claims go
-    (`network.clearing`). What is then missing is missing from its customers' claims, all ranking equally, and so from its receipt tokens.
+    A pool's own funds are its capital, which counts credit given and taken at face value, insurance fund and treasury less its bad debt: with its credit
+    at face value, what it owes is covered as long as they are above zero. Otherwise it pays other pools what it can (`network.clearing`). What is
+    missing once claims are lost is missing from its customers' claims, all ranking equally, and so from its receipt tokens.
 
     Args: `flow_usd` (V, A) net flow of the step, for the run discount of tokens that were sold.
     """
@@ -48,15 +46,13 @@ def clear(state: State, system: System, channels: Channels, flow_usd: Array) -> 
         return state
     ledger = state.ledger
     own = ledger.insurance_fund + ledger.treasury - ledger.bad_debt
-    if system.credit is None:
-        lost, worth = jnp.zeros_like(own), own
-    else:
+    lost = jnp.zeros_like(own)
+    if system.credit is not None:
         credit = system.credit
         own = own + credit.capital
-        cleared = network.clearing(credit.nominal, own, alpha=credit.alpha, beta=credit.beta)
-        lost = channels.credit * cleared.loss
-        in_full = own + jnp.sum(credit.nominal, axis=0) - jnp.sum(credit.nominal, axis=1)
-        worth = in_full - lost
+        besides = own + jnp.sum(credit.nominal, axis=1) - jnp.sum(credit.nominal, axis=0)
+        lost = channels.credit * network.clearing(credit.nominal, besides, alpha=credit.alpha, beta=credit.beta).loss
+    worth = own - lost
     redemption = jnp.ones_like(system.reference_price)
     if system.receipts is not None:
         receipts = system.receipts

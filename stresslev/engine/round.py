@@ -393,7 +393,7 @@ def _book(ledger: Ledger, system: System, closing: _Closing, done: _Done, seen: 
         paid = jnp.sum(bought * (system.reference_price[None, :] + fill), axis=1)
         liquidators = liquidators + paid - (s.cash_change - s.written_off_cash)
         deficit = deficit + s.deficit
-        written = WrittenOff(coins=s.written_off, cash=s.written_off_cash, mark=seen.mark)
+        written = WrittenOff(coins=s.written_off, cash=s.written_off_cash, mark=seen.mark, bought=jnp.zeros_like(net))
         totals = replace(
             totals,
             supply_units=totals.supply_units + s.supply_change,

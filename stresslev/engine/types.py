@@ -78,7 +78,7 @@ class Credit:
     """What pools owe each other, and what they have to pay it with."""
 
     nominal: Array  # (V, V) USD, row owes column
-    capital: Array  # (V,) USD own funds besides insurance fund and treasury
+    capital: Array  # (V,) USD own funds besides insurance fund and treasury, credit given and taken counted at face value
     alpha: Array  # (V,) share of its own assets a defaulting pool realises (Rogers, Veraart 2013)
     beta: Array  # (V,) share of its claims
     customers: Array  # (V,) USD owed to customers at the start, for the cover of receipt tokens

@@ -14,11 +14,12 @@ from stresslev.engine.types import ADL, INSURANCE_FUND, SHARED_FUNDS, SOCIALISE,
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class WrittenOff:
-    """Debt of lending accounts that nothing is left to repay from."""
+    """Debt of lending accounts that nothing is left to repay from, as far as nobody has borne it."""
 
     coins: Array  # (V, A)
     cash: Array  # (V,) USD
     mark: Array  # (V, A) USD per coin at which it became a deficit
+    bought: Array  # (V, A) coins that funds have bought to repay it
 
 
 @jax.tree_util.register_dataclass
@@ -63,6 +64,12 @@ def _cut_deposits(lending: LendingLedger, lost: Array) -> tuple[LendingLedger, A
     return replace(lending, rates=rates), jnp.where(units > 0, taken, 0)
 
 
+def _repaid(debt: WrittenOff, share: Array) -> WrittenOff:
+    """Funds repay a share (V,) of what is left, coins and USD alike."""
+    part = share[:, None] * debt.coins
+    return replace(debt, coins=debt.coins - part, cash=(1 - share) * debt.cash, bought=debt.bought + part)
+
+
 def settle(
     ledger: Ledger,
     populations: tuple[Accounts | Loans, ...],
@@ -80,22 +87,25 @@ def settle(
     """
     zero = jnp.zeros_like(deficit)
     fund, left, draw, shared_in, socialised, cash_change = ledger.insurance_fund, deficit, zero, zero, zero, zero
-    lending = ledger.lending
+    lending, debt = ledger.lending, written
     for stage in range(system.waterfall.shape[1]):
         code = system.waterfall[:, stage]
-        own = jnp.where(code == INSURANCE_FUND, jnp.minimum(fund, left), 0)
-        fund, left, draw = fund - own, left - own, draw + own
+        paid = jnp.where(code == INSURANCE_FUND, jnp.minimum(fund, left), 0)
+        fund = fund - paid
         if system.fund_group is not None:
             got, given = _shared(fund, jnp.where(code == SHARED_FUNDS, left, 0), system.fund_group)
-            fund, left, draw, shared_in = fund - given, left - got, draw + got, shared_in + (got - given)
+            fund, paid, shared_in = fund - given, paid + got, shared_in + (got - given)
+        if debt is not None:
+            debt = _repaid(debt, paid / jnp.where(left > 0, left, jnp.ones_like(left)))
+        left, draw = jnp.maximum(left - paid, 0), draw + paid
         if system.socialise_by is not None:
             due = jnp.where(code == SOCIALISE, left, 0)
-            if written is not None:
-                share = due / jnp.where(deficit > 0, deficit, jnp.ones_like(deficit))
-                lending, taken = _cut_deposits(lending, share[:, None] * written.coins)
-                lending = replace(lending, written_off=lending.written_off - taken)
-                borne = jnp.minimum(jnp.sum(taken * written.mark, axis=1), due)
+            if debt is not None:
+                lending, taken = _cut_deposits(lending, jnp.where((code == SOCIALISE)[:, None], debt.coins, 0))
+                debt = replace(debt, coins=debt.coins - taken)
+                borne = jnp.minimum(jnp.sum(taken * debt.mark, axis=1), due)
                 left, socialised, due = left - borne, socialised + borne, due - borne
+                due = jnp.where(system.lending.pool, 0, due)
             after = []
             for p in populations:
                 if isinstance(p, Accounts):
@@ -107,19 +117,13 @@ def settle(
                     left, socialised, cash_change = left - charged, socialised + charged, cash_change + change
                 after.append(p)
             populations = tuple(after)
-    left = jnp.maximum(left, 0)
+            left = jnp.maximum(left, 0)
     maker_cash, maker_coins = ledger.maker_cash, ledger.maker_coins
-    if written is not None:
-        share = draw / jnp.where(deficit > 0, deficit, jnp.ones_like(deficit))
-        bought = share[:, None] * written.coins
-        maker_coins = maker_coins - bought
+    if debt is not None:
+        maker_coins = maker_coins - debt.bought
         # bought from the makers at the marks, in their convention of equity at reference prices
-        maker_cash = maker_cash + bought * (written.mark - system.reference_price[None, :])
-        lending = replace(
-            lending,
-            written_off=lending.written_off + written.coins - bought,
-            written_off_cash=lending.written_off_cash + written.cash * (1 - share),
-        )
+        maker_cash = maker_cash + debt.bought * (debt.mark - system.reference_price[None, :])
+        lending = replace(lending, written_off=lending.written_off + debt.coins, written_off_cash=lending.written_off_cash + debt.cash)
     after = replace(
         ledger,
         insurance_fund=fund,

@@ -183,6 +183,7 @@ def clear(system, state, tokens_sold) -> None:
         nominal = system.credit["nominal"]
         alpha, beta = system.credit["alpha"], system.credit["beta"]
         owes = nominal.sum(axis=1)
+        funds, own = own, own + owes - nominal.sum(axis=0)  # capital counts credit at face value
         paid = owes.copy()
         if system.open_credit:
             for _ in range(100000):
@@ -201,7 +202,7 @@ def clear(system, state, tokens_sold) -> None:
                 paid = new
         received = claims_received(nominal, owes, paid)
         state.credit_loss = nominal.sum(axis=0) - received
-        state.net_worth = own + nominal.sum(axis=0) - owes - state.credit_loss
+        state.net_worth = funds - state.credit_loss
     elif any(w >= 0 for w in system.receipt_pool):
         state.net_worth = own
     if any(w >= 0 for w in system.receipt_pool):
