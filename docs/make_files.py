@@ -8,26 +8,47 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from stresslev.book import files
-from stresslev.config import spec
+from stresslev.config import assets, pools, spec
 from stresslev.config.tiers import TierTable
 from stresslev.metrics import METRICS
 
 TABLES = (
-    ("System", '`kind = "system"`: assets, tier tables, pools and the book.', spec.SystemSpec),
-    ("`[assets.NAME]`", "One asset and its market.", spec.AssetSpec),
+    ("System", '`kind = "system"`: assets, tier tables, pools, what ties them together, and the book.', spec.SystemSpec),
+    ("`[assets.NAME]`", "One asset and its market.", assets.AssetSpec),
+    ("`[assets.NAME.traded_volume]`", "Depth from traded volume.", assets.TradedVolumeSpec),
+    ("`[assets.NAME.makers]`", "Market makers with limits.", assets.MakerSpec),
+    ("`[assets.NAME.receipt]`", "The asset is a claim on a pool.", assets.ReceiptSpec),
+    ("`[assets.NAME.follows]`", "Its path in scenarios that give it none.", assets.FollowSpec),
     ("`[tiers.NAME]`", "A venue's maintenance tiers, typed as cited figures ...", TierTable),
     (
         "`[tiers.NAME]` from a file",
-        "... or read from a dump (CSV with symbol, tier, min_notional, max_notional, mmr, max_leverage, cum).",
+        "... or read from a dump: CSV (symbol, tier, min_notional, max_notional, mmr, max_leverage, cum) or ccxt's fetchLeverageTiers as JSON.",
         spec.TierFile,
     ),
-    ("`[pools.NAME]`", "One perpetual-futures venue.", spec.PoolSpec),
-    ("`[pools.NAME.liquidation]`", "What it does with an under-margined account.", spec.LiquidationSpec),
-    ("`[pools.NAME.book]`", "How the sampler fills it.", spec.PoolBookSpec),
+    ("`[pools.NAME]`, a venue", 'Perpetual futures, `kind = "perp"`.', pools.PerpSpec),
+    ("`[pools.NAME.liquidation]`, a venue", "What it does with an under-margined account.", pools.LiquidationSpec),
+    ("`[pools.NAME.liquidation.auction]`", "Liquidation by auction, venues and lenders.", pools.AuctionSpec),
+    ("`[pools.NAME.portfolio_margin]`", "Instead of tiers.", pools.PortfolioSpec),
+    ("`[pools.NAME.size_scale.ASSET]`", "Margin that grows with position size.", pools.SizeScaleSpec),
+    ("`[pools.NAME.open_interest_scale.ASSET]`", "Margin that grows with open interest.", pools.InterestScaleSpec),
+    ("`[pools.NAME.collateral.ASSET]`", "Coins accepted as margin.", pools.HaircutSpec),
+    ("`[pools.NAME.funding]`", "Funding of a venue.", pools.FundingSpec),
+    ("`[pools.NAME]`, a lender", 'Lending protocol or margin lender, `kind = "lending"`.', pools.LendingSpec),
+    ("`[pools.NAME.liquidation]`, a lender", "What it does below a health factor of one.", pools.LoanLiquidationSpec),
+    ("`[pools.NAME.reserves.ASSET]`", "One asset of a lender.", pools.ReserveSpec),
+    ("`[pools.NAME.reserves.ASSET.rate]`", "Its borrowing rate.", pools.RateSpec),
+    ("`[pools.NAME.mark]`", "How a pool makes its mark or oracle price.", pools.MarkSpec),
+    ("`[pools.NAME.book]`", "How the sampler fills a pool.", pools.PoolBookSpec),
+    ("`[arbitrage]`", "Between venues with a book of their own and the common market.", assets.ArbitrageSpec),
+    ("`[[credit]]`", "What pools owe each other.", spec.CreditSpec),
+    ("`[clearing]`", "What a pool that defaults on it realises.", spec.ClearingSpec),
+    ("`[owners]`", "Margin calls across pools.", spec.OwnersSpec),
     ("`[book]`", "Where the accounts come from.", spec.BookSpec),
     ("Scenario", '`kind = "scenario"`: an exogenous path on a time grid.', spec.ScenarioSpec),
     ("`[paths.ASSET]`", "Points, a price file, or a proxy of another asset: exactly one of the three.", spec.PathSpec),
     ("`[depth.ASSET]`", "Factor on an asset's depth through time; `[depth.default]` for all others.", spec.DepthSpec),
+    ("`[dislocations.POOL.ASSET]`, `[premiums.POOL.ASSET]`", "Scripted errors of marks, and premiums of perps over the index.", spec.CurveSpec),
+    ("`[[outages]]`", "A pool that is down.", spec.OutageSpec),
     ("Suite", '`kind = "suite"`: what a committee runs.', spec.SuiteSpec),
     ("`[run]`", "How to compute.", spec.RunSpec),
     ("`[policy]`", "The leverage rules.", spec.PolicySpec),
@@ -75,6 +96,8 @@ def _type(annotation) -> str:
         return " or ".join(dict.fromkeys(_type(a) for a in arguments if a is not type(None)))
     if origin is tuple:
         return f"list of {_type(arguments[0])}"
+    if origin is dict and typing.get_origin(arguments[1]) is typing.Annotated and "Discriminator" in str(arguments[1]):
+        return "table: name -> table"
     if origin is dict:
         return f"table: {_type(arguments[0])} -> {_type(arguments[1])}"
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):

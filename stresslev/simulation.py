@@ -208,6 +208,7 @@ def _initial(plan: Plan, ready: Prepared, shock: Shock) -> dict[str, np.ndarray]
         "open_interest_usd": _host(open_interest(state, system)),
         "insurance_fund_usd": _host(system.insurance_fund),
         "redemption": np.ones_like(reference),
+        "paid_share": np.ones(len(everywhere)),
         "net_worth_usd": np.zeros(len(everywhere)) if state.cover is None else _host(state.cover.net_worth),
     }
     if state.ledger.lending is not None:

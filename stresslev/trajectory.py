@@ -35,6 +35,7 @@ _VARIABLES = {
     "shared_in_usd": (("pool",), "USD", "got from other pools' insurance funds in the step, less paid for other pools"),
     "net_worth_usd": (("pool",), "USD", "own funds after clearing of credit between pools"),
     "credit_loss_usd": (("pool",), "USD", "claims on other pools that they cannot pay"),
+    "paid_share": (("pool",), "1", "share of what the pool owes other pools that it can pay"),
     "redemption": (("asset",), "1", "cover of receipt tokens by their pool's assets; 1 for other assets"),
     "fees_usd": (("pool",), "USD", "fees paid by liquidated accounts in the step"),
     "liquidation_orders": (("pool",), "1", "demands for closing in the step; an account may ask in several rounds"),

@@ -96,6 +96,7 @@ def dataset(
         "net_worth_usd": (per_pool, idle),
         "credit_loss_usd": (per_pool, idle),
         "redemption": (per_asset, np.ones((t, a))),
+        "paid_share": (per_pool, np.ones((t, v))),
         "liquidation_orders": (per_pool, idle),
         "waiting": (per_pool, idle),
         "coins_residual": (both, none),

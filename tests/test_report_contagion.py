@@ -66,6 +66,7 @@ def linked(**replaced):
         "net_worth_usd": level([3200, 300, 500, 700, 40], [2500, -600, -100, 700, -90]),
         "credit_loss_usd": level(0.0, [80, 0, 0, 200, 0]),
         "redemption": level([1, 1, 1], [1, 1, 0.82]),
+        "paid_share": level(1.0, [1, 0.6, 1, 1, 1 / 3]),
         "venue_price_usd": venue,
         "mark_usd": mark,
         "supplied_usd": level([*nothing, [3000, 4000, 0], [300, 100, 500]], [*nothing, [2000, 3000, 0], [200, 100, 200]]),
@@ -147,10 +148,7 @@ def test_lost_credit_is_what_the_run_recorded(tmp_path):
 
 
 def test_a_debtor_owes_all_creditors_the_same_share(tmp_path):
-    # mid has nothing: all it owes is lost; lend_b has 100 - 70 = 30 of 60 owed, of which 0.9 are realised
-    funds = level([1000, 200, 300, 150, 20], [700, 0, 0, 20, 0])
-    debt = level(0.0, [0, 900, 300, 0, 70])
-    run = tied(tmp_path, insurance_fund_usd=funds, bad_debt_usd=debt, credit_loss_usd=level(0.0, [200, 0, 0, 433, 0]))
+    run = tied(tmp_path, paid_share=level(1.0, [1, 0, 1, 1, 0.45]), credit_loss_usd=level(0.0, [200, 0, 0, 433, 0]))
     lost = contagion.unpaid(run, run.scenarios[0])
     rows = [POOLS.index(p) for p in ("mid", "mid", "lend_b")]
     columns = [POOLS.index(p) for p in ("large", "lend_a", "lend_a")]
@@ -159,7 +157,7 @@ def test_a_debtor_owes_all_creditors_the_same_share(tmp_path):
 
 def test_without_a_loss_nothing_is_drawn_as_lost(tmp_path):
     calm = {"credit_loss_usd": np.zeros((STEPS + 1, 5)), "redemption": np.ones((STEPS + 1, 3)), "shared_in_usd": np.zeros((STEPS + 1, 5))}
-    run = tied(tmp_path, **calm)
+    run = tied(tmp_path, paid_share=np.ones((STEPS + 1, 5)), **calm)
     edges = contagion.links(run, run.scenarios[0])
     assert not [e for e in edges if e.hurt]
     assert {(e.source, e.target) for e in edges if e.kind == contagion.FUNDS} == {("lend_a", "lend_b")}

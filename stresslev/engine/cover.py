@@ -15,7 +15,8 @@ def initial(system: System) -> Cover | None:
     if system.credit is None and system.receipts is None:
         return None
     zero = jnp.zeros_like(system.insurance_fund)
-    return Cover(credit_loss=zero, net_worth=_own_funds_at_start(system), redemption=jnp.ones_like(system.reference_price))
+    one = jnp.ones_like(zero)
+    return Cover(credit_loss=zero, net_worth=_own_funds_at_start(system), paid_share=one, redemption=jnp.ones_like(system.reference_price))
 
 
 def _own_funds_at_start(system: System) -> Array:
@@ -46,12 +47,15 @@ def clear(state: State, system: System, channels: Channels, flow_usd: Array) -> 
         return state
     ledger = state.ledger
     own = ledger.insurance_fund + ledger.treasury - ledger.bad_debt
-    lost = jnp.zeros_like(own)
+    lost, paid = jnp.zeros_like(own), jnp.ones_like(own)
     if system.credit is not None:
         credit = system.credit
         own = own + credit.capital
-        besides = own + jnp.sum(credit.nominal, axis=1) - jnp.sum(credit.nominal, axis=0)
-        lost = channels.credit * network.clearing(credit.nominal, besides, alpha=credit.alpha, beta=credit.beta).loss
+        owed = jnp.sum(credit.nominal, axis=1)
+        besides = own + owed - jnp.sum(credit.nominal, axis=0)
+        cleared = network.clearing(credit.nominal, besides, alpha=credit.alpha, beta=credit.beta)
+        lost = channels.credit * cleared.loss
+        paid = 1 - channels.credit * (1 - jnp.where(owed > 0, cleared.payments / jnp.where(owed > 0, owed, 1), 1))
     worth = own - lost
     redemption = jnp.ones_like(system.reference_price)
     if system.receipts is not None:
@@ -65,4 +69,4 @@ def clear(state: State, system: System, channels: Channels, flow_usd: Array) -> 
         run = jnp.where(system.lending.pool[issuer], network.run_discount(sold, liquid, receipts.run_haircut), 0) if system.lending is not None else 0
         value = covered[issuer] * (1 - run)
         redemption = jnp.where(receipts.pool >= 0, 1 - channels.receipts * (1 - value), redemption)
-    return replace(state, cover=Cover(credit_loss=lost, net_worth=worth, redemption=redemption))
+    return replace(state, cover=Cover(credit_loss=lost, net_worth=worth, paid_share=paid, redemption=redemption))

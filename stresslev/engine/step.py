@@ -39,6 +39,7 @@ class Record:
     bad_debt: Array  # (V,) USD, cumulative
     net_worth: Array  # (V,) USD own funds after what other pools cannot pay
     credit_loss: Array  # (V,) USD of claims on other pools that are lost
+    paid_share: Array  # (V,) of what a pool owes other pools, that it can pay
     redemption: Array  # (A,) cover of receipt tokens
     status: Array  # () int32 bits raised in this step
 
@@ -215,7 +216,7 @@ def step(state: State, system: System, policy: Policy, channels: Channels, now: 
     closed = cover.clear(closed, system, channels, flow.usd)
     if closed.cover is not None:
         found = closed.cover
-        record = replace(record, net_worth=found.net_worth, credit_loss=found.credit_loss, redemption=found.redemption)
+        record = replace(record, net_worth=found.net_worth, credit_loss=found.credit_loss, paid_share=found.paid_share, redemption=found.redemption)
     bits = _bits(closed, flows, record, tolerance) | status.flag(more, status.ROUNDS_CAP) | status.flag(rationed, status.CAPACITY_BOUND)
     return replace(closed, status=closed.status | bits), replace(record, status=bits)
 
@@ -246,6 +247,7 @@ def _record(state: State, system: System, flows: Flows, ends: Prices, thinning: 
         bad_debt=ledger.bad_debt,
         net_worth=v,
         credit_loss=v,
+        paid_share=jnp.ones_like(v),
         redemption=jnp.ones_like(reference),
         status=jnp.int32(0),
     )

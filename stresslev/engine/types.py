@@ -263,6 +263,7 @@ class Cover:
 
     credit_loss: Array  # (V,) USD of claims on other pools that are lost
     net_worth: Array  # (V,) USD own funds after clearing; insolvent below zero
+    paid_share: Array  # (V,) of what a pool owes other pools, that it pays
     redemption: Array  # (A,) value of a receipt token per unit of its claim; 1 for other assets
 
 

@@ -83,32 +83,9 @@ def _owed(run: Run, pools: list[str]) -> np.ndarray:
 
 
 def unpaid(run: Run, scenario: Scenario) -> np.ndarray:
-    """(V, V) USD, row owes column, that debtors do not pay at the end.
-
-    A creditor's loss is recorded, what each of his debtors pays is not. Debtors pay all creditors the same share, found here from their own funds
-    (Rogers and Veraart 2013: from full payment downwards until nothing changes); the recorded losses are then split in these proportions.
-    """
-    pools = [str(p) for p in scenario.data.pool.values]
-    nominal = _owed(run, pools)
-    last = scenario.data.isel(time=-1)
-    capital = np.array([run.system["pools"][p].get("capital_usd", 0) for p in pools])
-    own = capital + (last.insurance_fund_usd + last.treasury_usd - last.bad_debt_usd).values.astype(float)
-    terms = run.system.get("clearing") or {}
-    alpha, beta = terms.get("alpha", 1.0), terms.get("beta", 1.0)
-    owed = nominal.sum(axis=1)
-    estate, paid = np.where(own < 0, own, alpha * own), owed.copy()
-    for _ in range(1000):
-        received = (paid / np.where(owed > 0, owed, 1)) @ nominal
-        new = np.where(own + received >= owed, owed, np.clip(estate + beta * received, 0, owed))
-        if np.allclose(new, paid, rtol=1e-12):
-            break
-        paid = new
-    missing = nominal * (1 - paid / np.where(owed > 0, owed, 1))[:, None]
-    recorded, sums = last.credit_loss_usd.values.astype(float), missing.sum(axis=0)
-    # where rounding decides over a default, the record does
-    split = np.where(sums > 0, missing, nominal)
-    whole = split.sum(axis=0)
-    return split * (recorded / np.where(whole > 0, whole, 1))
+    """(V, V) USD, row owes column, that debtors do not pay at the end: all creditors of one debtor get the same share."""
+    nominal = _owed(run, [str(p) for p in scenario.data.pool.values])
+    return nominal * (1 - scenario.data.paid_share.isel(time=-1).values.astype(float))[:, None]
 
 
 def _credit(run: Run, scenario: Scenario) -> list[Link]:

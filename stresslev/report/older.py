@@ -30,6 +30,8 @@ def completed(ds: xr.Dataset) -> xr.Dataset:
     new = {name: (dims, np.zeros([ds.sizes[d] for d in dims])) for name, dims in _NOTHING.items() if name not in ds}
     everywhere = ds.price_usd.broadcast_like(ds.open_interest_usd)
     new |= {name: everywhere for name in ("mark_usd", "venue_price_usd") if name not in ds}
+    if "paid_share" not in ds:
+        new["paid_share"] = xr.ones_like(ds.insurance_fund_usd)
     if "redemption" not in ds:
         new["redemption"] = xr.ones_like(ds.price_usd)
     if "deficit_usd" not in ds:

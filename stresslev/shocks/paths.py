@@ -153,6 +153,9 @@ def _path_of(name: str, scenario: ScenarioSpec, assets: dict[str, AssetSpec]) ->
     if asset.follows is not None:
         other = asset.follows.asset
         start = asset.follows.ratio * _start(other, scenario, assets)
+        path = _path_of(other, scenario, assets)
+        if path.proxy is not None:  # the followed asset is a proxy itself: follow what it follows
+            return PathSpec(proxy=path.proxy, beta=asset.follows.beta * path.beta, start_price_usd=start)
         return PathSpec(proxy=other, beta=asset.follows.beta, start_price_usd=start)
     level = asset.peg_usd if asset.receipt is None else asset.price_usd or _start(asset.receipt.underlying, scenario, assets)
     return PathSpec(minutes=(0.0, 1.0), prices=(level, level))
