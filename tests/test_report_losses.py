@@ -17,7 +17,7 @@ from tests.test_report_contagion import BY_CHANNEL, CHANNELS, configure, linked,
 NEW = {
     *("mark_usd", "venue_price_usd", "funding_rate", "funding_paid_usd", "supplied_usd", "borrowed_usd", "borrow_rate", "deficit_usd", "adl_usd"),
     *("socialised_usd", "deleveraged", "margin_calls_usd", "shared_in_usd", "net_worth_usd", "credit_loss_usd", "redemption", "liquidation_orders"),
-    *("waiting", "coins_residual", "total_coins_residual_usd", "debtrank"),
+    *("waiting", "coins_residual", "total_coins_residual_usd", "debtrank", "paid_share"),
 }
 
 
@@ -218,3 +218,20 @@ def test_residuals_include_coins():
     total = np.zeros((5, 3))
     total[4, 1] = -30.0
     assert metrics.evaluate(linked(total_coins_residual_usd=total))["total_residual"] == pytest.approx(30 / 24_530)
+
+
+def test_an_attribution_on_a_smaller_book_says_so(tmp_path):
+    ds = linked()
+    same = attribution(*_with_accounts(ds, int(ds.accounts.sum()), tmp_path / "same"))
+    assert same.accounts is None and "smaller draw" not in loss_captions.channels(same)
+    fewer = attribution(*_with_accounts(ds, 7, tmp_path / "fewer"))
+    text = loss_captions.channels(fewer)
+    assert "Found on a smaller draw of the book, 7 accounts" in text
+
+
+def _with_accounts(ds, accounts, folder):
+    folder.mkdir()
+    ds = ds.copy()
+    ds["deficit_by_channels_usd"].attrs["accounts"] = accounts
+    run = read(save(folder, {"tied": ds}, configure=configure))
+    return run, run.scenarios[0]

@@ -72,4 +72,7 @@ def channels(found: Attribution) -> str:
         ending = without[0][1] if len(without) == 1 else ""
         effects.append(f"{words.listing([s for s, _ in without])} make{ending} no noticeable difference")
     then = f"; then {words.listing(effects, len(effects))}" if effects else ""
-    return f"{alone}{then}."
+    book = ""
+    if found.accounts is not None:
+        book = f" Found on a smaller draw of the book, {found.accounts:,} accounts, whose losses come to {words.usd(total)}."
+    return f"{alone}{then}.{book}"

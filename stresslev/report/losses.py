@@ -58,6 +58,7 @@ class Attribution:
     without: np.ndarray  # (C - 1, V) deficits with only this channel shut
     debt_added: np.ndarray  # (C, V) bad debt, likewise
     debt_without: np.ndarray  # (C - 1, V)
+    accounts: int | None = None  # of the smaller book it was found on; None for the run's own
 
 
 def _exist(run: Run) -> set[str]:
@@ -72,6 +73,12 @@ def _exist(run: Run) -> set[str]:
     if system.get("credit"):
         found.add("credit")
     return found
+
+
+def _smaller(scenario: Scenario) -> int | None:
+    """Accounts of the book that the attribution ran on, where it is not the run's own."""
+    accounts = scenario.data.deficit_by_channels_usd.attrs.get("accounts")
+    return int(accounts) if accounts is not None and int(accounts) != int(scenario.data.accounts.sum()) else None
 
 
 def attribution(run: Run, scenario: Scenario) -> Attribution | None:
@@ -90,4 +97,4 @@ def attribution(run: Run, scenario: Scenario) -> Attribution | None:
         name: ds[f"{name}_without_channel_usd"].transpose("channel", "pool").sel(channel=list(channels[1:])).values.astype(float)
         for name in ("deficit", "bad_debt")
     }
-    return Attribution(channels, added["deficit"][kept], without["deficit"], added["bad_debt"][kept], without["bad_debt"])
+    return Attribution(channels, added["deficit"][kept], without["deficit"], added["bad_debt"][kept], without["bad_debt"], _smaller(scenario))
