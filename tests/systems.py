@@ -351,7 +351,7 @@ def _lending(rng, system, book):
         "auction_start": rng.choice([-0.05, 0.0, 0.02], pools),
         "auction_growth": rng.uniform(0.005, 0.03, pools),
         "auction_max": rng.uniform(0.05, 0.15, pools),
-        "required_profit": rng.choice([-np.inf, 0.0, 0.02], pools),
+        "required_profit": rng.choice([-np.inf, 0.003, 0.02], pools),  # not a bonus: who acts would be for rounding to decide
     }
     rules["seizable"][:, 0] = True
     rates = {
@@ -384,11 +384,11 @@ def _receipts(rng, system, book, path):
 def _credit(rng, system, book, path):
     pools = system["n_pools"]
     size = float(_money(system).sum())
-    nominal = rng.uniform(0, 0.3, (pools, pools)) * size * (rng.random((pools, pools)) < 0.7)
+    nominal = rng.uniform(0, 0.08, (pools, pools)) * size * (rng.random((pools, pools)) < 0.7)
     np.fill_diagonal(nominal, 0.0)
     system["credit"] = {
         "nominal": nominal,
-        "capital": rng.uniform(-0.05, 0.1, pools) * size,
+        "capital": rng.uniform(-0.03, 0.05, pools) * size,
         "alpha": rng.choice([0.5, 0.9, 1.0], pools),
         "beta": rng.choice([0.5, 0.9, 1.0], pools),
         "customers": rng.uniform(3.0, 5.0, pools) * size,

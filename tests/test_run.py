@@ -9,7 +9,8 @@ from stresslev.config.load import load_plan
 from stresslev.engine import simulate
 from stresslev.errors import NumericalFailure
 from stresslev.provenance import plan_of_result
-from stresslev.run import chunk_length, run_plan, save
+from stresslev.run import run_plan, save
+from stresslev.simulation import chunk_length
 
 ACCOUNTS = 6000
 
@@ -34,13 +35,25 @@ def test_float32_reports_what_float64_reports(gap64):
 
 def test_the_suite_runs_in_both_precisions():
     for precision in (32, 64):
-        outcome = run_plan(load_plan("default", accounts=2000, precision=precision))
+        # on the lighter system: the suite's own is run below, and the attribution with the plumbing
+        outcome = run_plan(load_plan("default", system="systems/three_perp_venues.toml", accounts=1500, precision=precision, attribution=False))
         assert set(outcome.metrics) == {"2020-03-12_black_thursday", "2025-10-10_adl_cascade", "gap_35_half_depth"}
         for name, ds in outcome.datasets.items():
             assert ds.price_usd.dtype == (np.float32 if precision == 32 else np.float64)
             assert outcome.metrics[name]["conservation_residual"] < (1e-5 if precision == 32 else 1e-9)
             assert int(ds.attrs["status"]) & 3 == 0
         assert len(outcome.findings) == 18
+
+
+@pytest.mark.parametrize("precision", [32, 64])
+def test_the_suites_system_runs_in_both_precisions(precision):
+    plan = load_plan("gap_35_half_depth", system="systems/venues_and_lenders.toml", accounts=3000, precision=precision)
+    outcome = run_plan(plan)
+    values = outcome.metrics["gap_35_half_depth"]
+    assert load_plan("default").system == load_plan("gap_35_half_depth", system="systems/venues_and_lenders.toml").system
+    assert max(values["conservation_residual"], values["total_residual"]) < (1e-6 if precision == 32 else 1e-14)
+    newly = outcome.datasets["gap_35_half_depth"].newly_liquidated.sum("time")
+    assert (newly > 0).all() and values["deficit_over_open_interest"] > 0 and values["adl_over_open_interest"] > 0
 
 
 def test_a_deeper_market_and_a_larger_fund_do_no_harm(gap64):

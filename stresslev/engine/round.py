@@ -64,7 +64,7 @@ class Flows:
     margin_calls: Array  # (V,) USD that owners moved into the pool
     shared_in: Array  # (V,) USD that other pools' insurance funds paid, less what the pool's paid for others
     cash_residual: Array  # (V,) USD, zero but for rounding
-    quantity_residual: Array  # (V, A) contracts, zero but for rounding
+    quantity_residual: Array  # (V, A) contracts in coins, zero but for rounding
     coins_residual: Array  # (V, A) coins, zero but for rounding
     rounds: Array  # () int32 rounds in which somebody was under margin
 
@@ -489,7 +489,7 @@ def _flows(
         shared_in=borne.shared_in,
         fees=fees,
         cash_residual=cash,
-        quantity_residual=quantity,
+        quantity_residual=quantity if system.inverse is None else jnp.where(system.inverse, quantity / venue, quantity),
         coins_residual=coins,
         rounds=jnp.any(triggered > 0).astype(jnp.int32),
     )

@@ -258,8 +258,8 @@ def _bits(state: State, flows: Flows, record: Record, tolerance: Array) -> Array
     ledger = state.ledger
     numbers = (record.price, record.mark, record.depth, record.variance, ledger.insurance_fund, ledger.bad_debt, ledger.maker_cash, flows.deficit)
     finite = jnp.all(jnp.array([jnp.all(jnp.isfinite(x)) for x in numbers]))
-    unit = record.price[None, :]
+    price = record.price[None, :]
     worst = jnp.max(jnp.abs(flows.cash_residual))
     for residual in (flows.quantity_residual, flows.coins_residual):
-        worst = jnp.maximum(worst, jnp.max(jnp.abs(residual * unit)))
+        worst = jnp.maximum(worst, jnp.max(jnp.abs(residual * price)))
     return status.flag(~finite, status.NONFINITE) | status.flag(worst > tolerance, status.RESIDUAL)
