@@ -217,7 +217,7 @@ def _portfolio(rng, system, book, path):
         "covariance": covariance * 4e-4,
         "deviations": rng.uniform(1, 3, pools),
         "level": rng.uniform(0.9, 0.995, pools),
-        "floor_rate": rng.choice([0.0, 0.01, 0.03], pools),
+        "floor_rate": rng.choice([0.002, 0.01, 0.03], pools),  # a requirement of nothing, and a margin of nothing, would be for rounding
         "multiplier": rng.uniform(0.5, 1.2, pools),
     }
     book["portfolio"] = book["pool"] == 1

@@ -255,7 +255,8 @@ def oracle_account(k, d, cash, age, r, mark, venue, fill, share):
     estimate, estimate_cash, _ = trade(mark)
     worth = sum((seized[a] - fee[a]) * venue[a] for a in assets) + sigma * good
     price_paid = sum(estimate[a] * venue[a] for a in assets) + estimate_cash
-    if r["required_profit"] > -INF and worth < (1 + r["required_profit"]) * price_paid:
+    even = 1 + 64 * np.finfo(float).eps
+    if not r["market_execution"] and r["required_profit"] > -INF and worth * even < (1 + r["required_profit"]) * price_paid:
         return {"waiting": True}
     repaid, repaid_cash, surplus = trade(fill)
     left_k = [k[a] - share * (set_off[a] + seized[a]) for a in assets]

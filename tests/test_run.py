@@ -42,7 +42,7 @@ def test_the_suite_runs_in_both_precisions():
             assert ds.price_usd.dtype == (np.float32 if precision == 32 else np.float64)
             assert outcome.metrics[name]["conservation_residual"] < (1e-5 if precision == 32 else 1e-9)
             assert int(ds.attrs["status"]) & 3 == 0
-        assert len(outcome.findings) == 18
+        assert len(outcome.findings) == 21
 
 
 @pytest.mark.parametrize("precision", [32, 64])

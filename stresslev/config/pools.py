@@ -169,7 +169,9 @@ class PoolSpec(Spec):
 
     description: str = Field("", description="free text, shown in the report")
     insurance_fund_usd: NonNegative = Field(description="balance at the start; liquidation fees add to it, deficits draw on it")
-    capital_usd: NonNegative = Field(0.0, description="own funds besides, with credit given and taken at face value; losses beyond them fall on creditors and on holders of receipt tokens")
+    capital_usd: NonNegative = Field(
+        0.0, description="own funds besides, credit at face value; losses beyond them fall on creditors and receipt tokens"
+    )
     liquidation_capacity_usd_per_minute: Positive | None = Field(None, description="most notional the pool can close per minute; absent: no limit")
     waterfall: tuple[Stage, ...] = Field(("insurance_fund",), description="who bears deficits, in order; what is left is bad debt")
     fund_group: Name | None = Field(None, description="'shared_funds': pools of one group stand in for each other")

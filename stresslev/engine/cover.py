@@ -9,6 +9,9 @@ from stresslev.engine import network
 from stresslev.engine.prices import common_log_price
 from stresslev.engine.types import Channels, Cover, State, System
 
+#: What a receipt token of a pool without anything left still fetches, so that its log price stays a number.
+LEAST_REDEMPTION = 1e-6
+
 
 def initial(system: System) -> Cover | None:
     """Everybody can pay; None for a system without credit and receipt tokens."""
@@ -37,9 +40,9 @@ def _claims(state: State, system: System, price: Array) -> tuple[Array, Array]:
 def clear(state: State, system: System, channels: Channels, flow_usd: Array) -> State:
     """Clear the credit between pools and revalue receipt tokens.
 
-    A pool's own funds are its capital, which counts credit given and taken at face value, insurance fund and treasury less its bad debt: with its credit
-    at face value, what it owes is covered as long as they are above zero. Otherwise it pays other pools what it can (`network.clearing`). What is
-    missing once claims are lost is missing from its customers' claims, all ranking equally, and so from its receipt tokens.
+    A pool's own funds are its capital, which counts credit given and taken at face value, insurance fund and treasury less its bad debt: what it owes
+    is covered as long as they are above zero. Otherwise it pays other pools what it can (`network.clearing`). What is missing once claims are lost is
+    missing from its customers' claims, all ranking equally, and so from its receipt tokens.
 
     Args: `flow_usd` (V, A) net flow of the step, for the run discount of tokens that were sold.
     """
@@ -67,6 +70,6 @@ def clear(state: State, system: System, channels: Channels, flow_usd: Array) -> 
         sold = jnp.maximum(-jnp.sum(flow_usd, axis=0), 0)
         liquid = idle[issuer, system.market] * price[system.market]
         run = jnp.where(system.lending.pool[issuer], network.run_discount(sold, liquid, receipts.run_haircut), 0) if system.lending is not None else 0
-        value = covered[issuer] * (1 - run)
+        value = jnp.maximum(covered[issuer] * (1 - run), LEAST_REDEMPTION)
         redemption = jnp.where(receipts.pool >= 0, 1 - channels.receipts * (1 - value), redemption)
     return replace(state, cover=Cover(credit_loss=lost, net_worth=worth, paid_share=paid, redemption=redemption))

@@ -15,6 +15,9 @@ from jax import Array, lax
 
 from stresslev.engine.blocks import add_by_pool, busy_blocks, column, over_batches, pool_sum, put, take
 
+#: Roundings by which what is received may fall short of what is required and still be enough.
+_EVEN = 64
+
 #: Values of `LendingRules.rule`: how much of the debt of a triggered account is repaid.
 FULL, CLOSE_FACTOR, RESTORE = 0, 1, 2
 
@@ -305,9 +308,12 @@ def _acts(plan: _Plan, terms: _Terms) -> Array:
     """Whether somebody finds the case worth his while, at venue prices; a case without anything to seize or repay is nobody's risk."""
     share, _ = _repaid(plan, terms.pool, terms.mark)
     required = terms.pool.required_profit
-    always = jnp.isneginf(required)
+    # a lender who sells by himself asks for no profit
+    always = jnp.isneginf(required) | terms.pool.market_execution
     cost = share * (_worth(plan.debt, terms.venue) + plan.cash_debt)
-    enough = _received(plan, terms.venue) >= (1 + jnp.where(always, jnp.zeros_like(required), required)) * cost
+    # a case that just breaks even is taken up, whatever rounding says
+    slack = 1 + _EVEN * jnp.finfo(cost.dtype).eps
+    enough = _received(plan, terms.venue) * slack >= (1 + jnp.where(always, jnp.zeros_like(required), required)) * cost
     return always | enough
 
 

@@ -23,6 +23,7 @@ MONEY = (
     "maker_cash",
     "written off cash",
 )
+COINS = ("maker_quantity", "maker_coins", "maker_opening", "reserves", "written off")  # held against the size of the book too
 CLOSE = 1e-9
 
 
@@ -42,7 +43,9 @@ def differences(case, max_rounds: int) -> list[tuple[str, float]]:
     money = 1e-6 * float(expected["open_interest"][0].sum())  # amounts that ought to be zero are held against the size of the book
     found = [(name, _apart(expected[name], got, name, system, money if name in MONEY else 1e-12)) for name, got in series(record).items()]
     found += _accounts(expected["state"], engine, state, book, system)
-    found += [(name, _apart(want, got, floor=money if name in MONEY else 1e-12)) for name, want, got in _final(expected["state"], state)]
+    for name, want, got in _final(expected["state"], state):
+        unit = system["reference_price"] if name in COINS else 1.0
+        found.append((name, _apart(want * unit, np.asarray(got) * unit, floor=money if name in MONEY + COINS else 1e-12)))
     return sorted(found, key=lambda pair: -pair[1] if np.isfinite(pair[1]) else -np.inf), expected, record
 
 

@@ -80,7 +80,8 @@ def plan(system, state, loan, mark, venue):
         repay_share = min(1.0, at_marks / debt_left) if debt_left > 0.0 else 0.0
     repaid_worth = repay_share * (cash_debt + sum(due[a] * venue[v, a] for a in range(A)))
     least = rules["required_profit"][v]
-    acts = math.isinf(least) or received >= (1.0 + least) * repaid_worth
+    even = 1.0 + 64 * np.finfo(float).eps
+    acts = bool(rules["market_execution"][v]) or math.isinf(least) or received * even >= (1.0 + least) * repaid_worth
     return SimpleNamespace(
         acts=acts,
         market=market,

@@ -202,6 +202,7 @@ def clear(system, state, tokens_sold) -> None:
                 paid = new
         received = claims_received(nominal, owes, paid)
         state.credit_loss = nominal.sum(axis=0) - received
+        state.paid_share = np.array([paid[v] / owes[v] if owes[v] > 0.0 else 1.0 for v in range(V)])
         state.net_worth = funds - state.credit_loss
     elif any(w >= 0 for w in system.receipt_pool):
         state.net_worth = own

@@ -55,6 +55,7 @@ LEVELS = (
     "bad_debt",
     "net_worth",
     "credit_loss",
+    "paid_share",
     "redemption",
     "cash_residual",
     "quantity_residual",
@@ -162,6 +163,7 @@ def opening_state(system, book: dict):
         redemption=np.ones(A),
         credit_loss=np.zeros(V),
         net_worth=np.zeros(V),
+        paid_share=np.ones(V),
         perps=[],
         loans=[],
     )
@@ -284,6 +286,7 @@ def play_step(system, state, now, max_rounds: int) -> dict:
         "bad_debt": state.bad_debt.copy(),
         "net_worth": state.net_worth.copy(),
         "credit_loss": state.credit_loss.copy(),
+        "paid_share": state.paid_share.copy(),
         "redemption": state.redemption.copy(),
         "cash_residual": cash_after - cash_before - tally.margin_calls - tally.shared_in,
         "quantity_residual": contracts_after - contracts_before,
