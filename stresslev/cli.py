@@ -141,10 +141,24 @@ def _execute(plan, out: Path) -> int:
 
     cache.enable()
     # asked to end, end as on Ctrl-C: nothing half-written stays behind
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    asked: list[int] = []
+
+    def stop(number, frame):
+        asked.append(number)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
     defect = None
     with folder_atomically(out, RESULT_FILES) as folder, _progress() as progress:
-        outcome = run_plan(plan, progress)
+
+        def show(stage: str, done: int, total: int) -> None:
+            # an interrupt that falls into the interpreter's own housekeeping is lost there
+            if asked:
+                raise KeyboardInterrupt
+            progress(stage, done, total)
+
+        outcome = run_plan(plan, show)
         progress("report", 0, 1)
         save(outcome, folder)
         try:

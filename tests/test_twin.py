@@ -60,7 +60,7 @@ TRACES = {
     "settling": {"adl_usd": 4, "deleveraged": 4, "socialised": 4, "shared_in": 3, "fund_draw": 4, "bad_debt": 4},
     "trading": {"funding_paid": 12, "funding_rate": 12},
     "portfolio": {"adl_usd": 4, "funding_paid": 12, "deficit": 8},
-    "lending": {"borrow_rate": 12, "waiting": 2, "socialised": 4, "deficit": 8, "shared_in": 3, "bad_debt": 4},
+    "lending": {"borrow_rate": 12, "waiting": 1, "socialised": 4, "deficit": 8, "shared_in": 3, "bad_debt": 4},
     "network": {"margin_calls": 12, "credit_loss": 6, "socialised": 6},
     "everything": {"waiting": 4, "adl_usd": 4, "socialised": 4, "shared_in": 3, "funding_paid": 12, "margin_calls": 12, "credit_loss": 6},
 }

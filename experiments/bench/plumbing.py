@@ -1,0 +1,87 @@
+"""The step with all mechanisms on against the step of the thin system of First light, in one run: `python experiments/bench/plumbing.py`.
+
+Both books are sampled with the same number of accounts and go through the same scenario; calm is the stretch in which nobody is under margin, crash
+the hour that begins with the fall. Compile time apart; medians of interleaved repeats; the state is made anew for every repeat.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import time
+from pathlib import Path
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import jax.numpy as jnp
+
+from stresslev import load_plan, run, simulation
+from stresslev.engine.simulate import advance, all_channels
+
+SYSTEMS = {"thin": "systems/three_perp_venues.toml", "all mechanisms": "systems/venues_and_lenders.toml"}
+#: Steps of the gap scenario; both stretches are of one length, so that one program serves.
+STRETCHES = {"calm": (0, 10), "crash": (10, 20)}
+ROUNDS = 3
+
+
+def prepared(system: str, accounts: int):
+    """The gap scenario on a system."""
+    plan = load_plan("gap_35_half_depth", system=system, accounts=accounts, precision=32)
+    scenario = plan.scenarios[0]
+    shock = run.shock_of(plan, scenario)
+    return simulation.prepare(plan, scenario, shock, run.at_start(plan, run.load_book(plan, shock), shock))
+
+
+def part(ready, steps: tuple[int, int]):
+    return jax.tree.map(lambda x: x[slice(*steps)], ready.path)
+
+
+def call(ready, state, steps: tuple[int, int]):
+    channels = all_channels(ready.dtype)
+    return jax.block_until_ready(advance(state, ready.system, ready.policy, channels, part(ready, steps), jnp.int32(ROUNDS), ready.tolerance))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--accounts", type=int, default=1_000_000)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("results") / "plumbing_cpu.json")
+    options = parser.parse_args()
+    cases = {name: prepared(system, options.accounts) for name, system in SYSTEMS.items()}
+    found: dict[str, dict] = {name: {"compile_s": 0.0, **{s: [] for s in STRETCHES}} for name in cases}
+    for name, ready in cases.items():
+        began = time.perf_counter()
+        call(ready, jax.tree.map(jnp.copy, ready.state), STRETCHES["calm"])
+        found[name]["compile_s"] = time.perf_counter() - began
+    for _ in range(options.repeats):
+        for name, ready in cases.items():
+            state = jax.block_until_ready(jax.tree.map(jnp.copy, ready.state))
+            for stretch, steps in STRETCHES.items():
+                began = time.perf_counter()
+                state, record = call(ready, state, steps)
+                found[name][stretch].append(time.perf_counter() - began)
+                found[name][f"{stretch}_liquidated"] = int(record.flows.newly_liquidated.sum())
+    print(f"{'':16} {'calm, ms/step':>16} {'M account-steps/s':>18} {'crash, ms/step':>16} {'M account-steps/s':>18} {'first call, s':>14}")
+    for name, row in found.items():
+        cells = []
+        for stretch, (first, last) in STRETCHES.items():
+            each = statistics.median(row[stretch]) / (last - first)
+            row[f"{stretch}_median_ms_per_step"] = each * 1e3
+            cells += [each * 1e3, options.accounts / each / 1e6]
+        print(f"{name:16} {cells[0]:16.2f} {cells[1]:18.1f} {cells[2]:16.2f} {cells[3]:18.1f} {row['compile_s']:14.1f}")
+    thin, whole = (found[n] for n in SYSTEMS)
+    ratios = {s: thin[f"{s}_median_ms_per_step"] / whole[f"{s}_median_ms_per_step"] for s in STRETCHES}
+    print("speed of all mechanisms over thin:", ", ".join(f"{s} {r:.2f}" for s, r in ratios.items()))
+    result = {
+        "options": {k: str(v) for k, v in vars(options).items()},
+        "machine": {"python": platform.python_version(), "jax": jax.__version__, "cores": os.cpu_count(), "device": str(jax.devices()[0])},
+        "times_s": found,
+        "ratios": ratios,
+    }
+    options.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
