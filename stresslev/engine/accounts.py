@@ -35,7 +35,8 @@ from stresslev.engine.types import CLOSE_FACTOR, FIRST_IN, PRO_RATA, RESTORE, ST
 class Demand:
     """What a population asks its pools to close: before capacity, or after it where single accounts were chosen."""
 
-    triggered: Array  # (V,) int32 accounts under margin
+    under: Array  # (nb, B) bool accounts under margin: found once, so that all that follows is about the same accounts
+    triggered: Array  # (V,) int32 how many they are
     waiting: Array  # (V,) int32 accounts under margin that nobody takes over at their auction's present discount
     notional: Array  # (V,) USD, gross, at the marks
     long_quantity: Array  # (V, A) contracts of longs to be sold, >= 0
@@ -110,8 +111,8 @@ def _waiting(some: Accounts, rules: Rules, health: Health) -> tuple[Array, Array
     return discount, auctions.active & (discount * gross < gap + auctions.required_profit * gross)
 
 
-def _close(some: Accounts, rules: Rules) -> tuple[Health, Array, Array, Array]:
-    """What the pools' rules ask to close now: health, share of every position (0 above margin), auction discount, and who waits for an auction."""
+def _close(some: Accounts, rules: Rules, under: Array) -> tuple[Health, Array, Array, Array]:
+    """What the pools' rules ask to close of those under margin: health, share of every position (0 for others), auction discount, and who waits."""
     health = assess(some, rules)
     discount, waits = _waiting(some, rules, health)
     pools, one = rules.pools, jnp.ones_like(health.equity)
@@ -130,7 +131,7 @@ def _close(some: Accounts, rules: Rules) -> tuple[Health, Array, Array, Array]:
     share = jnp.where(rule == STEPWISE, lax.cond(jnp.any(rule == STEPWISE), lambda: step_fraction(health.notionals, rules.floor), lambda: one), share)
     share = jnp.where(rule == CLOSE_FACTOR, pools["close_factor"] * one, share)
     share = jnp.where(health.margin_equity < pools["full_below"] * health.required, one, share)
-    return health, jnp.where(health.under & ~waits, share, 0), discount, health.under & waits
+    return health, jnp.where(under & ~waits, share, 0), discount, under & waits
 
 
 #: Roundings by which the coins to be sold may fall short of all of them and still be all.
@@ -191,14 +192,15 @@ def _share_of(share: Array, grant: Array | None, some: Accounts, rows: Array) ->
     return column(share[some.block_pool]) if grant is None else take(grant, rows, 0)
 
 
-def demand(accounts: Accounts, system: System, multiplier: Array, prices: Prices, grant: Array | None = None) -> Demand:
+def demand(accounts: Accounts, system: System, multiplier: Array, prices: Prices, grant: Array | None = None, under: Array | None = None) -> Demand:
     """What the population asks to have closed at these prices.
 
-    Args: `multiplier` (V, A) of the requirement; `grant` (nb, B) share of its demand that each account is allowed, all of it when None.
+    Args: `multiplier` (V, A) of the requirement; `grant` (nb, B) share of its demand that each account is allowed, all of it when None;
+    `under` (nb, B) who is under margin, when that has been found already.
     """
     pools, assets = multiplier.shape
-    rules = rules_for(accounts, system, multiplier, prices)
-    under = assess(accounts, rules).under
+    if under is None:
+        under = assess(accounts, rules_for(accounts, system, multiplier, prices)).under
     blocks, count = busy_blocks(under)
 
     dtype = prices.mark.dtype
@@ -210,7 +212,7 @@ def demand(accounts: Accounts, system: System, multiplier: Array, prices: Prices
         notional, longs, shorts, coins, waiting = carry
         some = _gather(accounts, rows)
         rules = rules_for(some, system, multiplier, prices)
-        health, share, _, waits = _close(some, rules)
+        health, share, _, waits = _close(some, rules, take(under, rows, False))
         if grant is not None:
             share = share * take(grant, rows, 0)
         left, _ = _coins_kept(some, rules, share)
@@ -229,6 +231,7 @@ def demand(accounts: Accounts, system: System, multiplier: Array, prices: Prices
 
     notional, longs, shorts, coins, waiting = over_batches(blocks, count, _block_size(accounts), body, init)
     return Demand(
+        under=under,
         triggered=pool_sum(jnp.sum(under, axis=1, dtype=jnp.int32), accounts.block_pool, pools),
         waiting=waiting,
         notional=notional,
@@ -245,13 +248,13 @@ def _spread_coins(accounts: Accounts, values, zero: Array, assets: int) -> Array
     return spread(values, accounts.coin_assets, assets) if accounts.collateral else jnp.stack([zero] * assets, axis=1)
 
 
-def ration(accounts: Accounts, system: System, multiplier: Array, prices: Prices, share: Array, capacity: Array) -> Array:
+def ration(accounts: Accounts, system: System, multiplier: Array, prices: Prices, asked: Demand, share: Array, capacity: Array) -> Array:
     """(nb, B) share of its demand that each account gets where pools with too little capacity choose whom to serve.
 
     Worst health first, or whoever has been under margin longest first; ties in order of slot. Pools that ration pro rata give everybody `share` (V,).
     """
     rules = rules_for(accounts, system, multiplier, prices)
-    health, wanted, _, _ = _close(accounts, rules)
+    health, wanted, _, _ = _close(accounts, rules, asked.under)
     amount = wanted * sum(health.notionals[1:], health.notionals[0])
     key = -health.margin_equity / jnp.where(health.required > 0, health.required, jnp.ones_like(health.required))
     order = system.queue[accounts.block_pool]
@@ -295,7 +298,7 @@ def bankrupt(
         deficit, groups = carry
         some = _gather(accounts, rows)
         rules = rules_for(some, system, multiplier, prices)
-        health, wanted, _, _ = _close(some, rules)
+        health, wanted, _, _ = _close(some, rules, take(asked.under, rows, False))
         closed = wanted * _share_of(share, grant, some, rows)
         fill_gain = of_contracts(some, gain)
         left = _left_at(some, of_coins(some, displaced), fill_gain)
@@ -347,7 +350,7 @@ def settle(accounts: Accounts, system: System, multiplier: Array, prices: Prices
         accounts, done = carry
         some = _gather(accounts, rows)
         rules = rules_for(some, system, multiplier, prices)
-        health, wanted, discount, _ = _close(some, rules)
+        health, wanted, discount, _ = _close(some, rules, take(asked.under, rows, False))
         share = wanted * _share_of(fills.share, fills.grant, some, rows)
         kept = tuple((1 - share) * q for q in some.quantity)
         coins, all_sold = _coins_kept(some, rules, share)

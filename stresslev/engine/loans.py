@@ -65,7 +65,8 @@ class LendingRules:
 class LoanDemand:
     """What a population asks to have liquidated, before capacity."""
 
-    triggered: Array  # (V,) int32 accounts below a health factor of one
+    under: Array  # (nb, B) bool accounts below a health factor of one: found once, so that all that follows is about the same accounts
+    triggered: Array  # (V,) int32 how many they are
     notional: Array  # (V,) USD of collateral to be seized or set off, positive cash included, at the marks
     sold: Array  # (V, A) coins of collateral that reach the market: seized less the protocol fee
     bought: Array  # (V, A) coins of debt repaid from outside; under market execution estimated at the marks
@@ -318,13 +319,12 @@ def _acts(plan: _Plan, terms: _Terms) -> Array:
 
 
 def _assess(
-    some: Loans, rules: LendingRules, threshold: Array, supply_index: Array, borrow_index: Array, mark: Array, venue: Array
+    some: Loans, rules: LendingRules, threshold: Array, supply_index: Array, borrow_index: Array, mark: Array, venue: Array, triggered: Array
 ) -> tuple[_Plan, _Terms]:
     """Plans of gathered accounts and the terms they are made under: what `demand` and `settle` both start from."""
     terms = _terms(some, rules, threshold, mark, venue)
     supply = jnp.stack(some.supply) * _of_blocks(supply_index, some.block_pool)
     debt = jnp.stack(some.debt) * _of_blocks(borrow_index, some.block_pool)
-    triggered = _triggered(some, threshold, supply_index, borrow_index, mark)
 
     def plan():
         return _plan(supply, debt, some.cash, some.age, triggered, terms)
@@ -349,13 +349,14 @@ def demand(loans: Loans, rules: LendingRules, threshold: Array, supply_index: Ar
       venue: (V, A) USD per coin at which a liquidator could trade now.
     """
     pools, assets = mark.shape
-    under = jnp.sum(_triggered(loans, threshold, supply_index, borrow_index, mark), axis=1, dtype=jnp.int32)
+    below = _triggered(loans, threshold, supply_index, borrow_index, mark)
+    under = jnp.sum(below, axis=1, dtype=jnp.int32)
     blocks, count = busy_blocks(column(under > 0))
 
     def body(rows, carry):
         notional, sold, bought, waiting = carry
         some = _gather(loans, rows)
-        plan, terms = _assess(some, rules, threshold, supply_index, borrow_index, mark, venue)
+        plan, terms = _assess(some, rules, threshold, supply_index, borrow_index, mark, venue, take(below, rows, False))
         acts = _acts(plan, terms)
         asks = (plan.triggered & acts).astype(mark.dtype)
         share, _ = _repaid(plan, terms.pool, terms.mark)
@@ -372,6 +373,7 @@ def demand(loans: Loans, rules: LendingRules, threshold: Array, supply_index: Ar
     init = (zero, zeros, zeros, jnp.zeros((pools,), jnp.int32))
     notional, sold, bought, waiting = over_batches(blocks, count, loans.cash.shape[1], body, init)
     return LoanDemand(
+        under=below,
         triggered=pool_sum(under, loans.block_pool, pools),
         notional=notional,
         sold=sold,
@@ -472,7 +474,7 @@ def settle(
     def body(rows, carry):
         loans, done = carry
         some = _gather(loans, rows)
-        plan, terms = _assess(some, rules, threshold, supply_index, borrow_index, mark, venue)
+        plan, terms = _assess(some, rules, threshold, supply_index, borrow_index, mark, venue, take(asked.under, rows, False))
         index, price = _of_blocks(borrow_index, some.block_pool), _of_blocks(fill, some.block_pool)
         after, done = _carry_out(some, plan, terms, index, column(share[some.block_pool]), price, done)
         loans = replace(

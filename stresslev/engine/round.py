@@ -117,9 +117,9 @@ def _ask(state: State, system: System, conditions: Conditions, seen: Prices, cap
         for i, p in enumerate(state.populations):
             if isinstance(p, Accounts):
 
-                def choose(p=p):
-                    grant = perps.ration(p, system, conditions.multiplier, seen, share, capacity)
-                    return grant, perps.demand(p, system, conditions.multiplier, seen, grant)
+                def choose(p=p, d=found[i]):
+                    grant = perps.ration(p, system, conditions.multiplier, seen, d, share, capacity)
+                    return grant, perps.demand(p, system, conditions.multiplier, seen, grant, d.under)
 
                 def everybody(p=p, d=found[i]):
                     return jnp.ones_like(p.equity_at_reference), d
@@ -243,7 +243,7 @@ def _deleveraging(state: State, system: System, conditions: Conditions, seen: Pr
         for p, d, grant in zip(state.populations, asked.single, asked.grants, strict=True):
             if isinstance(p, Accounts):
                 found = add(found, perps.bankrupt(p, system, conditions.multiplier, seen, d, asked.share, grant, displaced))
-                more_longs, more_shorts = winners.available(p, system, conditions.multiplier, seen)
+                more_longs, more_shorts = winners.available(p, system, conditions.multiplier, seen, d.under)
                 longs, shorts = longs + more_longs, shorts + more_shorts
         return found, longs, shorts
 
@@ -285,16 +285,17 @@ class _Assumption:
     cash_change: Array  # (V,)
 
 
-def _assume(state: State, settled, system: System, conditions: Conditions, seen: Prices, plan: _Deleveraging) -> _Assumption:
+def _assume(state: State, settled, system: System, conditions: Conditions, seen: Prices, asked: _Asked, plan: _Deleveraging) -> _Assumption:
     """Winners close; `settled` are the populations after those under margin were settled."""
     zero = jnp.zeros_like(plan.long_quantity)
 
     def close():
         populations, longs, shorts, cash = [], zero, zero, jnp.zeros_like(system.insurance_fund)
-        for p, before in zip(settled, state.populations, strict=True):
+        bankrupt_longs, bankrupt_shorts = (plan.long_quantity, plan.long_gain), (plan.short_quantity, plan.short_gain)
+        for p, before, d in zip(settled, state.populations, asked.single, strict=True):
             if isinstance(p, Accounts):
                 p, more_longs, more_shorts, change = winners.assume(
-                    p, before, system, conditions.multiplier, seen, (plan.short_quantity, plan.short_gain), (plan.long_quantity, plan.long_gain)
+                    p, before, system, conditions.multiplier, seen, d.under, bankrupt_shorts, bankrupt_longs
                 )
                 longs, shorts, cash = longs + more_longs, shorts + more_shorts, cash + change
             populations.append(p)
@@ -356,7 +357,7 @@ def round_of_liquidation(state: State, system: System, channels: Channels, condi
     ledger, deficit, written = _book(state.ledger, system, closing, done, seen, fill)
     populations = done.populations
     if plan is not None:
-        winning = _assume(state, populations, system, conditions, seen, plan)
+        winning = _assume(state, populations, system, conditions, seen, asked, plan)
         populations = winning.populations
         # what was actually closed, so that rounding shows in the residual and not in the ledger
         ledger = replace(

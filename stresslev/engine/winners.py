@@ -12,10 +12,10 @@ from stresslev.engine.socialise import haircut
 from stresslev.engine.types import EQUITY, Accounts, System
 
 
-def _standing(accounts: Accounts, system: System, multiplier: Array, prices: Prices) -> tuple[Array, Array]:
-    """(nb, B) USD equity of accounts in good health, zero for others (which are being liquidated themselves), and gross notional."""
+def _standing(accounts: Accounts, system: System, multiplier: Array, prices: Prices, under: Array) -> tuple[Array, Array]:
+    """(nb, B) USD equity of accounts in good health, zero for those `under` margin (which are being liquidated themselves), and gross notional."""
     health = assess(accounts, rules_for(accounts, system, multiplier, prices))
-    return jnp.where(health.under, 0, health.equity), sum(health.notionals[1:], health.notionals[0])
+    return jnp.where(under, 0, health.equity), sum(health.notionals[1:], health.notionals[0])
 
 
 def _entries(accounts: Accounts, prices: Prices) -> Array:
@@ -26,10 +26,10 @@ def _entries(accounts: Accounts, prices: Prices) -> Array:
     return jnp.broadcast_to(reference, (reference.shape[0], *accounts.equity_at_reference.shape))
 
 
-def available(accounts: Accounts, system: System, multiplier: Array, prices: Prices) -> tuple[Array, Array]:
+def available(accounts: Accounts, system: System, multiplier: Array, prices: Prices, under: Array) -> tuple[Array, Array]:
     """(V, A) coins of longs and of shorts that could be deleveraged under each pool's policy."""
     pools, assets = multiplier.shape
-    equity, gross = _standing(accounts, system, multiplier, prices)
+    equity, gross = _standing(accounts, system, multiplier, prices, under)
     policy = column(system.adl[accounts.block_pool])
 
     def of_asset(_, now):
@@ -53,19 +53,20 @@ def assume(
     system: System,
     multiplier: Array,
     prices: Prices,
+    under: Array,
     longs: tuple[Array, Array],
     shorts: tuple[Array, Array],
 ) -> tuple[Accounts, Array, Array, Array]:
     """Close winners against the bankrupt, ranked at the marks before the round.
 
     Args: `settled`, the accounts after those under margin were settled, and `accounts` as they were before: whoever was under margin then is no
-    winner, and winners have not been touched since. `longs`: coins (V, A) that winning longs close, and USD (V, A) at which they do, per coin, less
-    reference price and funding; `shorts` alike.
+    winner (`under`), and winners have not been touched since. `longs`: coins (V, A) that winning longs close, and USD (V, A) at which they do, per
+    coin, less reference price and funding; `shorts` alike.
 
     Returns: accounts; coins closed of longs and of shorts (V, A); change of the sum of `equity_at_reference` (V,).
     """
     pools, assets = multiplier.shape
-    equity, gross = _standing(accounts, system, multiplier, prices)
+    equity, gross = _standing(accounts, system, multiplier, prices, under)
     held = jnp.array(accounts.contract_assets, jnp.int32)
 
     def of_asset(cash, now):
