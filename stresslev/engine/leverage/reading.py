@@ -1,0 +1,42 @@
+"""What leverage rules can see at the opening of a step, and the one form in which most of them respond."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Reading:
+    """Observations at the opening of a step: prices as they open, everything else as the last step left it. V pools, A assets."""
+
+    log_return: Array  # (A,) opening price over the last opening price, log
+    log_price: Array  # (A,) opening price over the reference price, log
+    price: Array  # (A,) USD per coin
+    depth: Array  # (A,) USD per reference move
+    open_interest: Array  # (V, A) USD
+    insurance_fund: Array  # (V,) USD
+    supplied: Array  # (V, A) USD deposited with lenders; 0 at venues
+    borrowed: Array  # (V, A) USD
+    funding_rate: Array  # (V, A) per day at which longs paid shorts over the last settlement; 0 where there is none
+    gauge: Array  # (V, A) notional that a further 1% against it would liquidate, over the depth for 1%; 0 where it is not measured
+    reference_variance: Array  # (A,) per step
+    steps_per_year: Array  # ()
+
+
+def over(part: Array, whole: Array) -> Array:
+    """`part / whole` of figures >= 0, and 0 where there is no whole."""
+    return jnp.where(whole > 0, part / jnp.where(whole > 0, whole, jnp.ones_like(whole)), jnp.zeros_like(part))
+
+
+def respond(level: Array, at: Array, slope: Array, floor: Array, ceiling: Array) -> Array:
+    """`clip((level / at)^-slope, floor, ceiling)`: the factor is 1 where the level is `at`, and falls by `slope` percent for each percent above.
+
+    With a ceiling of 1 nothing happens below `at`. Continuous in everything, and its derivatives are finite: a level of 0 counts as a tiny one.
+    Shapes broadcast by scalars; `level` >= 0, `at` > 0, `slope` >= 0, 0 < floor <= 1 <= ceiling.
+    """
+    tiny = jnp.asarray(jnp.finfo(level.dtype).tiny, level.dtype)
+    x = jnp.maximum(level, tiny**0.25)
+    return jnp.clip(jnp.exp(-slope * (jnp.log(x) - jnp.log(at))), floor, ceiling)
