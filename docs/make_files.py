@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from stresslev.book import files
-from stresslev.config import assets, pools, spec
+from stresslev.config import assets, behaviour, policy, pools, spec
 from stresslev.config.tiers import TierTable
 from stresslev.metrics import METRICS
 
@@ -49,9 +49,26 @@ TABLES = (
     ("`[depth.ASSET]`", "Factor on an asset's depth through time; `[depth.default]` for all others.", spec.DepthSpec),
     ("`[dislocations.POOL.ASSET]`, `[premiums.POOL.ASSET]`", "Scripted errors of marks, and premiums of perps over the index.", spec.CurveSpec),
     ("`[[outages]]`", "A pool that is down.", spec.OutageSpec),
+    ("`[behaviour]`", "Algorithmic traders and depositors, see policies/behaviour.md.", behaviour.BehaviourSpec),
+    ("`[[behaviour.traders]]`", "Traders of one kind at one venue.", behaviour.TradersSpec),
+    ("`[[behaviour.runs]]`", "Depositors who run.", behaviour.RunsSpec),
     ("Suite", '`kind = "suite"`: what a committee runs.', spec.SuiteSpec),
     ("`[run]`", "How to compute.", spec.RunSpec),
-    ("`[policy]`", "The leverage rules.", spec.PolicySpec),
+    ("`[policy]` in a suite, or a policy file", '`kind = "policy"`: the leverage rules. The tables below stand in `[policy]` of a suite.', policy.PolicySpec),
+    ("`[caps]`", "Caps on leverage, and how fast they may move.", policy.CapsSpec),
+    ('`[[rules]]`, `kind = "volatility"`', "Caps that follow volatility, see policies/volatility.md.", policy.VolatilityRule),
+    (
+        '`[[rules]]`, `kind = "utilisation"`, `"concentration"`, `"funding"` or `"gauge"`',
+        "Caps that react to a level, see policies/utilisation.md.",
+        policy.ResponseRule,
+    ),
+    ('`[[rules]]`, `kind = "own"`', "A rule of your own, see policies/own_rule.md.", policy.OwnRule),
+    ("`[transition]`, `[transitions.POOL]`", "What a tightened cap does, see policies/transitions.md.", policy.TransitionSpec),
+    ("`[size]`", "Margin by size of position, see policies/size.md.", policy.SizeSpec),
+    ("`[score]`", "Risk score of accounts, see policies/risk_score.md.", policy.ScoreSpec),
+    ("`[score.weights]`, `[score.mean]`, `[score.scale]`", "One number for each feature.", policy.FeaturesSpec),
+    ("`[margin]`", "Terms of portfolio margin, see policies/portfolio_margin.md.", policy.MarginSpec),
+    ("`[funding]`", "Funding rules, see policies/funding.md.", policy.FundingPolicySpec),
     ("`[limits.METRIC]`", "A bound on a metric, for every scenario.", spec.LimitSpec),
 )
 

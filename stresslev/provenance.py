@@ -15,7 +15,8 @@ import xarray as xr
 import stresslev
 from stresslev import results
 from stresslev.config.load import Plan, data_file, validate
-from stresslev.config.spec import LimitSpec, PolicySpec, RunSpec, ScenarioSpec, SystemSpec
+from stresslev.config.policy import PolicySpec
+from stresslev.config.spec import LimitSpec, RunSpec, ScenarioSpec, SystemSpec
 from stresslev.engine.simulate import RESIDUAL_TOLERANCE
 from stresslev.errors import InputError, Problem
 

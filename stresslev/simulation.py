@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from stresslev import assemble, attribution, trajectory
+from stresslev import assemble, attribution, observe, trajectory
 from stresslev.assemble import links
 from stresslev.book.book import Book
 from stresslev.book.layout import Layout, sorts, to_blocks
@@ -31,6 +31,10 @@ from stresslev.shocks.paths import Shock
 
 #: Called as progress(stage, done, total); stages are "book" and the scenarios' names.
 Progress = Callable[[str, int, int], None]
+
+
+#: Called as look(state, step) between chunks.
+Look = Callable[[State, int], None]
 
 
 def silent(stage: str, done: int, total: int) -> None:
@@ -82,12 +86,25 @@ def prepare(plan: Plan, scenario: ScenarioSpec, shock: Shock, book: Book) -> Pre
         collateral=supplied,
         owners=links.owners(plan.system.owners, layout.slots, ids),
     )
+    grid = assemble.Grid(np.asarray(book.reference_price, float), float(scenario.step_minutes))
+    system = dataclasses.replace(
+        assemble.with_policy(system, plan.policy),
+        traders=assemble.trader_rules(scenario.behaviour, plan.system, grid),
+        runs=assemble.run_rules(scenario.behaviour, plan.system, grid),
+    )
+    policy = cast(assemble.policy_arrays(plan.policy, plan.system, grid, system.funding), dtype)
     system = cast(system, dtype)
     populations = tuple(jax.tree.map(jnp.array, p) for p in layout.populations)
-    state = initial_state(system, populations, mark_history=assemble.mark_history(plan.system, scenario.step_minutes))
+    state = initial_state(
+        system,
+        populations,
+        policy=policy,
+        mark_history=assemble.mark_history(plan.system, scenario.step_minutes),
+        notice=assemble.notice_history(plan.policy, scenario.step_minutes),
+    )
     return Prepared(
         system=system,
-        policy=cast(assemble.policy_arrays(plan.policy, plan.system), dtype),
+        policy=policy,
         path=cast(assemble.path_arrays(shock), dtype),
         state=state,
         tolerance=residual_tolerance(state, system),
@@ -108,8 +125,10 @@ def _check(name: str, bits) -> None:
             raise NumericalFailure(f"{name}: " + " ".join(status.sentences(int(one) & status.FAILURES)))
 
 
-def _advance(ready: Prepared, name: str, rounds: int, design: attribution.Design | None, progress: Progress) -> tuple[State, list[Record]]:
-    """Run all steps; with a design, of all its runs at once (leading axis)."""
+def _advance(
+    ready: Prepared, name: str, rounds: int, design: attribution.Design | None, progress: Progress, look: Look | None = None
+) -> tuple[State, list[Record]]:
+    """Run all steps; with a design, of all its runs at once (leading axis). `look` is shown the state after every chunk."""
     if design is None:
         channels, run = all_channels(ready.dtype), advance
         # the engine takes over the buffers of the state it is given, and two leaves of a fresh state may be the same buffer
@@ -124,6 +143,8 @@ def _advance(ready: Prepared, name: str, rounds: int, design: attribution.Design
         part = jax.tree.map(lambda x, start=start: x[start : start + size], ready.path)
         state, record = run(state, ready.system, ready.policy, channels, part, jnp.int32(rounds), ready.tolerance)
         records.append(jax.tree.map(np.asarray, record))
+        if look is not None:
+            look(state, min(start + size, steps))
         progress(name, min(start + size, steps), steps)
         _check(name, state.status)
     return state, records
@@ -137,12 +158,13 @@ def simulate_scenario(plan: Plan, scenario: ScenarioSpec, shock: Shock, book: Bo
     """
     ready = prepare(plan, scenario, shock, book)
     before = _audit(ready.state, ready.system)
-    state, records = _advance(ready, scenario.name, plan.run.max_rounds, None, progress)
+    watch = _Watch(plan, ready) if plan.run.measures or plan.run.liquidation_map else None
+    state, records = _advance(ready, scenario.name, plan.run.max_rounds, None, progress, watch)
     final = _final(plan, ready, state, book, before, records)
     imbalance = max(np.abs(v).max() for k, v in final.items() if k.endswith("_residual_usd"))
     if not imbalance <= float(ready.tolerance):
         raise NumericalFailure(f"{scenario.name}: over the whole run, " + status.sentences(status.RESIDUAL)[0])
-    return trajectory.scenario_dataset(
+    dataset = trajectory.scenario_dataset(
         records=records,
         initial=_initial(plan, ready, shock),
         final=final,
@@ -151,6 +173,62 @@ def simulate_scenario(plan: Plan, scenario: ScenarioSpec, shock: Shock, book: Bo
         assets=book.assets,
         attributes=_attributes(plan, scenario, state),
     )
+    return dataset if watch is None else dataset.merge(watch.found(state, records, dataset), combine_attrs="override")
+
+
+class _Watch:
+    """What is measured between chunks of a run, see `observe`."""
+
+    #: Most maps of a run.
+    MAPS = 48
+
+    def __init__(self, plan: Plan, ready: Prepared):
+        self.plan, self.ready = plan, ready
+        self.groups = observe.groups_of(ready.state, ready.system)
+        self.start = ready.state
+        self.steps, self.standing = [0], [self._standing(ready.state)]
+        self.map_steps, self.maps = [], []
+        chunks = -(-ready.path.log_price.shape[0] // chunk_length(ready.path.log_price.shape[0]))
+        self.every = -(-chunks // self.MAPS)
+        self._map(ready.state, 0)
+
+    def _standing(self, state: State):
+        return [_host(x) for x in observe.by_group(state, self.ready.system, self.groups)]
+
+    def _map(self, state: State, step: int) -> None:
+        if not self.plan.run.liquidation_map:
+            return
+        system, policy = self.ready.system, self.ready.policy
+        multiplier = policy.maintenance_multiplier if state.leverage is None else state.leverage.maintenance
+        threshold = None if system.lending is None else jnp.maximum(1 - multiplier * (1 - system.lending.rules.liquidation_threshold), 0)
+        self.map_steps.append(step)
+        self.maps.append(_host(observe.liquidation_map(state, system, multiplier, threshold)))
+
+    def __call__(self, state: State, step: int) -> None:
+        self.steps.append(step)
+        self.standing.append(self._standing(state))
+        if (len(self.steps) - 1) % self.every == 0:
+            self._map(state, step)
+
+    def found(self, state: State, records: list[Record], dataset: xr.Dataset) -> xr.Dataset:
+        """The variables, over the dataset's time: what was measured holds until it is measured again."""
+        held = np.searchsorted(self.steps, np.arange(dataset.sizes["time"]), side="right") - 1
+        notional, equity, liquidated, accounts = (np.stack(x) for x in zip(*self.standing, strict=True))
+        funding = None if state.funding is None else dataset.funding_index_usd.values[1:]
+        end = self.ready.policy.maintenance_multiplier if state.leverage is None else state.leverage.maintenance
+        count, closed = observe.unnecessary(self.start, state, self.ready.system, end, dataset.mark_usd.values[1:], funding)
+        values = {
+            "group_notional_usd": notional[held],
+            "group_equity_usd": equity[held],
+            "group_liquidated": liquidated[-1],
+            "group_accounts": accounts[-1],
+            "survivors": count,
+            "survivors_closed_usd": closed,
+        }
+        if self.maps:
+            values["liquidation_map_usd"] = np.stack(self.maps)
+        times = dataset.time.values[self.map_steps]
+        return trajectory.measures_dataset(values, pools=dataset.pool.values, assets=dataset.asset.values, map_minutes=times)
 
 
 def attribute(plan: Plan, scenario: ScenarioSpec, shock: Shock, book: Book, progress: Progress = silent) -> xr.Dataset:
@@ -209,6 +287,8 @@ def _initial(plan: Plan, ready: Prepared, shock: Shock) -> dict[str, np.ndarray]
         "insurance_fund_usd": _host(system.insurance_fund),
         "redemption": np.ones_like(reference),
         "paid_share": np.ones(len(everywhere)),
+        "cap_leverage": np.full(everywhere.shape, np.inf) if state.leverage is None else _host(state.leverage.cap),
+        "maintenance_multiplier": _host(ready.policy.maintenance_multiplier) if state.leverage is None else _host(state.leverage.maintenance),
         "net_worth_usd": np.zeros(len(everywhere)) if state.cover is None else _host(state.cover.net_worth),
     }
     if state.ledger.lending is not None:
@@ -244,6 +324,11 @@ def _audit(state: State, system: System) -> _Audit:
     if state.venues is not None:
         contracts += _host(state.venues.arb_quantity)
         cash += _host(state.venues.arb_cash).sum(axis=1)
+    if state.traders is not None:
+        held = state.traders
+        cash += _host(held.cash).sum(axis=(0, 2)) + _host(held.hedge_cash).sum(axis=1)
+        contracts += _host(held.quantity).sum(axis=0)
+        coins += _host(held.hedge_quantity)
     for p in state.populations:
         if isinstance(p, Loans):
             cash += _by_pool(p.cash, p.block_pool, pools)
@@ -285,7 +370,8 @@ def _final(plan: Plan, ready: Prepared, state: State, book: Book, before: _Audit
         gain, unit = np.where(face, 0, gain), np.where(face, 1, unit)
     profit = _host(ledger.maker_cash) + _host(ledger.maker_quantity) * gain + _host(ledger.maker_coins) * displaced
     # what came in from other pools has left those
-    moved = sum((_host(r.flows.margin_calls) + _host(r.flows.shared_in)).sum(axis=0) for r in records)
+    moved = sum((_host(r.flows.margin_calls) + _host(r.flows.shared_in) + _host(r.flows.margin_posted)).sum(axis=0) for r in records)
+    withdrawn = sum(_host(r.flows.withdrawn).sum(axis=0) for r in records)
     ends = (start, ledger)
     return {
         "accounts": np.bincount(book.pool, minlength=pools),
@@ -296,7 +382,7 @@ def _final(plan: Plan, ready: Prepared, state: State, book: Book, before: _Audit
         "debtrank": _debtrank(plan, ready),
         "total_cash_residual_usd": after.cash - before.cash - moved,
         "total_quantity_residual_usd": (after.contracts - before.contracts) * unit,
-        "total_coins_residual_usd": (after.coins - before.coins) * reference,
+        "total_coins_residual_usd": (after.coins - before.coins + withdrawn) * reference,
     }
 
 

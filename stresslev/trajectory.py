@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import xarray as xr
 
+from stresslev import observe
 from stresslev.assemble import MINUTES_PER_YEAR
 from stresslev.attribution import CHANNELS, SHOCK
 from stresslev.engine.step import Record
@@ -22,6 +23,7 @@ _VARIABLES = {
     "treasury_usd": (("pool",), "USD", "trading fees of liquidations, earned since the start"),
     "bad_debt_usd": (("pool",), "USD", "bad debt, cumulative"),
     "funding_rate": (("pool", "asset"), "1", "funding paid in the step, of notional; positive: longs pay"),
+    "funding_index_usd": (("pool", "asset"), "USD", "funding that a long of one coin has paid since the start"),
     "funding_paid_usd": (("pool",), "USD", "funding paid in the step by those who pay"),
     "supplied_usd": (("pool", "asset"), "USD", "deposits with a lender, collateral included"),
     "borrowed_usd": (("pool", "asset"), "USD", "loans of a lender"),
@@ -45,6 +47,16 @@ _VARIABLES = {
     "closed_short": (("pool", "asset"), "coin", "short quantity closed, and debt repaid, by the pool in the step"),
     "closed_long_usd": (("pool", "asset"), "USD", "long notional closed by the pool in the step, and collateral sold or seized, at the fill price"),
     "closed_short_usd": (("pool", "asset"), "USD", "short notional closed by the pool in the step, and debt repaid, at the fill price"),
+    "cap_leverage": (("pool", "asset"), "1", "leverage that the policy allows; infinite without caps"),
+    "maintenance_multiplier": (("pool", "asset"), "1", "multiplier of the maintenance requirement that the policy has set"),
+    "gauge": (("pool", "asset"), "1", "systemic gauge: what a further 1% would liquidate over the depth for 1%, as last measured"),
+    "reduced_usd": (("pool", "asset"), "USD", "notional that the pool forced accounts to close in the step without liquidating them"),
+    "voluntary_usd": (("pool", "asset"), "USD", "notional that accounts near their limit closed by themselves in the step"),
+    "releveraged_usd": (("pool", "asset"), "USD", "notional that accounts took back in the step"),
+    "margin_posted_usd": (("pool",), "USD", "outside cash with which accounts met margin calls in the step"),
+    "called": (("pool",), "accounts", "accounts with a margin call running"),
+    "trader_net_usd": (("pool", "asset"), "USD", "bought by algorithmic traders in the step, less sold"),
+    "withdrawn": (("pool", "asset"), "coin", "taken out by depositors in the step"),
     "rounds": ((), "1", "rounds of liquidation within the step"),
     "cash_residual_usd": (("pool",), "USD", "imbalance of cash in the step; zero but for rounding"),
     "quantity_residual": (("pool", "asset"), "coin", "imbalance of positions in the step; zero but for rounding"),
@@ -68,6 +80,22 @@ _ATTRIBUTED = {
     "bad_debt_by_channels_usd": (("opened", "pool"), "USD", "bad debt of the run in which the channels up to this one are open"),
     "deficit_without_channel_usd": (("channel", "pool"), "USD", "deficits of the run in which only this channel is shut"),
     "bad_debt_without_channel_usd": (("channel", "pool"), "USD", "bad debt of the run in which only this channel is shut"),
+}
+
+
+#: Measured between chunks of a run.
+_MEASURED = {
+    "group_notional_usd": (("time", "pool", "group"), "USD", "positions of open accounts with equity above zero, by size of account at the start"),
+    "group_equity_usd": (("time", "pool", "group"), "USD", "their equity"),
+    "group_liquidated": (("pool", "group"), "accounts", "accounts of the group that were liquidated, at least in part"),
+    "group_accounts": (("pool", "group"), "accounts", "accounts of the group"),
+    "survivors": (("pool",), "accounts", "liquidated accounts that would have kept some equity throughout, and ended above maintenance, left alone"),
+    "survivors_closed_usd": (("pool",), "USD", "what was closed of theirs, at the starting prices"),
+    "liquidation_map_usd": (
+        ("map_time", "pool", "asset", "move"),
+        "USD",
+        "what the pool would sell of an asset, less buy, if its price moved alone",
+    ),
 }
 
 
@@ -98,6 +126,11 @@ def _flat(record: Record, step_minutes: float) -> dict[str, np.ndarray]:
         "fees": "fees_usd",
         "triggered": "liquidation_orders",
         "cash_residual": "cash_residual_usd",
+        "cap": "cap_leverage",
+        "maintenance": "maintenance_multiplier",
+        "funding_index": "funding_index_usd",
+        "margin_posted": "margin_posted_usd",
+        "trader_usd": "trader_net_usd",
     }
     out = {renamed.get(k, k): np.asarray(v) for k, v in values.items()}
     out["volatility"] = np.sqrt(out.pop("variance").astype(float) * MINUTES_PER_YEAR / step_minutes)
@@ -138,6 +171,19 @@ def scenario_dataset(
         "ends": ("ends", ["start", "end"], {"long_name": "start or end of the scenario"}),
     }
     return xr.Dataset(data, coords=coords, attrs=attributes)
+
+
+def measures_dataset(values: dict[str, np.ndarray], *, pools, assets, map_minutes: np.ndarray) -> xr.Dataset:
+    """The variables measured between chunks, to be merged into a scenario's dataset."""
+    data = {name: (_MEASURED[name][0], v, {"units": _MEASURED[name][1], "long_name": _MEASURED[name][2]}) for name, v in values.items()}
+    coords = {"pool": ("pool", list(pools)), "group": ("group", list(observe.GROUPS), {"long_name": "accounts by size within their pool"})}
+    if "liquidation_map_usd" in values:
+        coords |= {
+            "asset": ("asset", list(assets)),
+            "map_time": ("map_time", map_minutes, {"units": "minutes", "long_name": "time of a liquidation map"}),
+            "move": ("move", list(observe.MOVES), {"units": "1", "long_name": "relative move of the price"}),
+        }
+    return xr.Dataset(data, coords=coords)
 
 
 def attribution_dataset(values: dict[str, np.ndarray], *, pools: tuple[str, ...], accounts: int) -> xr.Dataset:

@@ -5,7 +5,8 @@ import pytest
 
 from stresslev import assemble
 from stresslev.config.load import load_system
-from stresslev.config.spec import PolicySpec, ScenarioSpec
+from stresslev.config.policy import PolicySpec
+from stresslev.config.spec import ScenarioSpec
 from stresslev.engine.types import FULL, RESTORE
 from stresslev.shocks.paths import build
 
@@ -33,7 +34,7 @@ def test_per_minute_and_per_year_figures_become_per_step(minutes):
 
 def test_the_policy_reaches_its_pool_and_asset():
     spec = load_system("three_perp_venues")
-    policy = assemble.policy_arrays(PolicySpec(maintenance_multiplier=1.5, pools={"mid_venue": {"ETH": 3.0}}), spec)
+    policy = assemble.policy_arrays(PolicySpec(maintenance_multiplier=1.5, pools={"mid_venue": {"ETH": 3.0}}), spec, assemble.Grid(np.ones(4), 1.0))
     assert policy.maintenance_multiplier.tolist() == [[1.5] * 4, [1.5, 3.0, 1.5, 1.5], [1.5] * 4]
 
 

@@ -7,7 +7,8 @@ import pytest
 
 from stresslev.book.book import Book
 from stresslev.config.load import Plan
-from stresslev.config.spec import PolicySpec, RunSpec, ScenarioSpec, SystemSpec
+from stresslev.config.policy import PolicySpec
+from stresslev.config.spec import RunSpec, ScenarioSpec, SystemSpec
 from stresslev.engine import impact
 from stresslev.engine.impact import ImpactRules
 from stresslev.engine.simulate import simulate

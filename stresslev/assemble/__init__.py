@@ -3,12 +3,26 @@
 import numpy as np
 
 from stresslev.assemble import lending, links, markets, perps
+from stresslev.assemble.behaviour import run_rules, trader_rules
+from stresslev.assemble.policy import notice_history, policy_arrays, with_policy
 from stresslev.assemble.units import MINUTES_PER_YEAR, Grid
-from stresslev.config.spec import PolicySpec, SystemSpec
-from stresslev.engine.types import Path, Policy, System
+from stresslev.config.spec import SystemSpec
+from stresslev.engine.types import Path, System
 from stresslev.shocks.paths import Shock
 
-__all__ = ["MINUTES_PER_YEAR", "mark_history", "path_arrays", "policy_arrays", "reference_prices", "system_arrays"]
+__all__ = [
+    "MINUTES_PER_YEAR",
+    "Grid",
+    "mark_history",
+    "notice_history",
+    "path_arrays",
+    "policy_arrays",
+    "reference_prices",
+    "run_rules",
+    "system_arrays",
+    "trader_rules",
+    "with_policy",
+]
 
 
 def reference_prices(system: SystemSpec, shock: Shock) -> np.ndarray:
@@ -54,12 +68,6 @@ def mark_history(system: SystemSpec, step_minutes: float) -> int:
     """Steps of prices that the slowest mark looks back on."""
     specs = [p.mark for p in system.pools.values() if p.mark is not None]
     return max((round(m.delay_minutes / step_minutes) + max(1, round(m.averaging_minutes / step_minutes)) for m in specs), default=1)
-
-
-def policy_arrays(policy: PolicySpec, system: SystemSpec) -> Policy:
-    """The engine's view of a policy."""
-    multiplier = [[policy.pools.get(p, {}).get(a, policy.maintenance_multiplier) for a in system.assets] for p in system.pools]
-    return Policy(maintenance_multiplier=np.array(multiplier, float))
 
 
 def path_arrays(shock: Shock) -> Path:

@@ -7,7 +7,7 @@ import numpy as np
 from stresslev import assemble
 from stresslev.book.book import Book
 from stresslev.book.layout import sorts, to_blocks
-from stresslev.config.spec import PolicySpec, SystemSpec
+from stresslev.config.spec import SystemSpec
 from stresslev.engine import health, lenders
 from stresslev.engine.lenders import Terms
 from stresslev.engine.loans import Loans
@@ -25,7 +25,6 @@ def standing(book: Book, system: SystemSpec) -> tuple[np.ndarray, np.ndarray]:
         layout = to_blocks(book, sorts(system), np.float64)
         price = jnp.broadcast_to(jnp.asarray(book.reference_price)[None, :], (len(book.pools), len(book.assets)))
         zero, one = jnp.zeros_like(price), jnp.ones_like(price)
-        multiplier = cast(assemble.policy_arrays(PolicySpec(), system), np.float64).maintenance_multiplier
         seen = health.Prices(mark=price, mark_displaced=zero, venue=price, venue_displaced=zero, funding=zero)
         for population, rows, slots in zip(layout.populations, layout.rows, layout.slots, strict=True):
             population = jax.tree.map(jnp.asarray, population)
@@ -33,7 +32,7 @@ def standing(book: Book, system: SystemSpec) -> tuple[np.ndarray, np.ndarray]:
                 terms = Terms(threshold=arrays.lending.rules.liquidation_threshold, supply_index=one, borrow_index=one)
                 found = lenders.balance(population, terms, price)
             else:
-                found_health = health.assess(population, health.rules_for(population, arrays, multiplier, seen))
+                found_health = health.assess(population, health.rules_for(population, arrays, one, seen))
                 found = found_health.margin_equity, found_health.required
             have[rows], required[rows] = (np.asarray(x).reshape(-1)[slots] for x in found)
     return have, required

@@ -9,8 +9,10 @@ from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
+from stresslev.config.behaviour import BehaviourSpec
+from stresslev.config.policy import PolicySpec
 from stresslev.config.pools import LendingSpec, PerpSpec
-from stresslev.config.spec import PolicySpec, RunSpec, ScenarioSpec, SuiteSpec, SystemSpec, TierFile
+from stresslev.config.spec import RunSpec, ScenarioSpec, SuiteSpec, SystemSpec, TierFile
 from stresslev.config.tiers import TierTable, read_tiers
 from stresslev.errors import InputError, Problem, did_you_mean, shorten
 
@@ -252,16 +254,69 @@ def _check_scenario(scenario: ScenarioSpec, system: SystemSpec, file: Path) -> N
     for number, outage in enumerate(scenario.outages):
         if outage.pool not in system.pools:
             problems.append(Problem(f"outages.{number}.pool", outage.pool, "is no pool of the system", did_you_mean(outage.pool, system.pools)))
+    if scenario.behaviour is not None:
+        problems += _behaviour_problems(scenario.behaviour, system)
     if problems:
         raise InputError(file, problems)
 
 
-def load_plan(path: str | Path, *, system: str | Path | None = None, overrides: list[str] = (), **run) -> Plan:
+def _behaviour_problems(behaviour: BehaviourSpec, system: SystemSpec) -> list[Problem]:
+    """Traders belong to venues and trade linear contracts there; runs are on lenders."""
+    problems = []
+    for key, entries, kind, words in (("traders", behaviour.traders, PerpSpec, "a venue"), ("runs", behaviour.runs, LendingSpec, "a lender")):
+        for number, entry in enumerate(entries):
+            where = f"behaviour.{key}.{number}"
+            pool = system.pools.get(entry.pool)
+            if pool is None:
+                problems.append(Problem(f"{where}.pool", entry.pool, "is no pool of the system", did_you_mean(entry.pool, system.pools)))
+                continue
+            if not isinstance(pool, kind):
+                problems.append(Problem(f"{where}.pool", entry.pool, f"is not {words}", f"name {words}"))
+                continue
+            traded = pool.tiers if kind is PerpSpec and pool.portfolio_margin is None else system.assets
+            for asset in (entry.capital_usd if key == "traders" else entry.assets) or ():
+                if asset not in system.assets:
+                    problems.append(Problem(f"{where}.{asset}", "", "is no asset of the system", did_you_mean(asset, system.assets)))
+                elif asset not in traded or (kind is PerpSpec and asset in pool.inverse):
+                    problems.append(Problem(f"{where}.{asset}", "", f"is no linear contract of {entry.pool}", "leave it out"))
+    return problems
+
+
+def _policy_data(policy: str | Path | None, suite_data: dict, main: Path) -> tuple[dict, Path]:
+    """The policy's table and the file it stands in: its own file, or the suite."""
+    if policy is None:
+        return dict(suite_data.pop("policy", {})), main
+    file = resolve(policy)
+    data = read_toml(file)
+    _expect_kind(data, file, ("policy",))
+    suite_data.pop("policy", None)
+    return data, file
+
+
+def _check_policy(policy: PolicySpec, system: SystemSpec, file: Path, prefix: str) -> None:
+    """Refuse names that the system does not have."""
+    named = {"pools": policy.pools, "transitions": dict.fromkeys(policy.transitions, ())}
+    if policy.caps is not None:
+        named["caps.pools"] = policy.caps.pools
+    for i, rule in enumerate(policy.rules):
+        named[f"rules.{i}.in_pools"] = dict.fromkeys(rule.in_pools or (), ())
+    for key, pools in named.items():
+        for pool, assets in pools.items():
+            if pool not in system.pools:
+                raise InputError(file, Problem(f"{prefix}{key}.{pool}", "", "is no pool of the system", did_you_mean(pool, system.pools)))
+            for asset in assets:
+                if asset not in system.assets:
+                    fix = did_you_mean(asset, system.assets)
+                    raise InputError(file, Problem(f"{prefix}{key}.{pool}.{asset}", "", "is no asset of the system", fix))
+
+
+def load_plan(path: str | Path, *, system: str | Path | None = None, policy: str | Path | None = None, overrides: list[str] = (), **run) -> Plan:
     """What to run: a suite, or one scenario on the default (or the given) system.
 
     Args:
       path: suite or scenario file, or the name of a shipped one.
       system: system file to use instead of the suite's.
+      policy: policy file to use instead of the suite's [policy].
       overrides: `dotted.key=value` strings; roots system, policy, run, limits, scenario (every scenario), scenarios.<name>.
       run: keys of [run] to override (seed, precision, max_rounds, attribution) and `accounts`; None leaves the file's.
 
@@ -283,12 +338,17 @@ def load_plan(path: str | Path, *, system: str | Path | None = None, overrides: 
         suite_data |= {"title": data.get("title", ""), "description": data.get("description", "")}
     else:
         suite_data = data
-    for root in ("policy", "run", "limits"):
+    policy_data, policy_path = _policy_data(policy, suite_data, main)
+    for parts, value in by_root.get("policy", ()):
+        _apply(policy_data, parts, value, ".".join(["policy", *parts]))
+    for root in ("run", "limits"):
         for parts, value in by_root.get(root, ()):
             _apply(suite_data, [root, *parts], value, ".".join([root, *parts]))
     for key, value in run.items():
         if value is not None:
             _apply(suite_data, ["run", key], value, f"run.{key}")
+    if policy is None:
+        suite_data["policy"] = policy_data
     suite: SuiteSpec = validate(SuiteSpec, suite_data, main)
 
     system_path = resolve(system) if system is not None else resolve(suite.system, main.parent)
@@ -326,21 +386,18 @@ def load_plan(path: str | Path, *, system: str | Path | None = None, overrides: 
     for parts, _ in by_root.get("scenarios", ()):
         if parts[0] not in known:
             raise InputError("--set", Problem(f"scenarios.{parts[0]}", "", "is no scenario of this run", did_you_mean(parts[0], known)))
-    for pool, assets in suite.policy.pools.items():
-        if pool not in system_spec.pools:
-            raise InputError(main, Problem(f"policy.pools.{pool}", "", "is no pool of the system", did_you_mean(pool, system_spec.pools)))
-        for asset in assets:
-            if asset not in system_spec.assets:
-                raise InputError(
-                    main, Problem(f"policy.pools.{pool}.{asset}", "", "is no asset of the system", did_you_mean(asset, system_spec.assets))
-                )
+    own_file = policy is not None
+    policy_spec = validate(PolicySpec, policy_data, policy_path) if own_file else suite.policy
+    _check_policy(policy_spec, system_spec, policy_path, "" if own_file else "policy.")
+    if own_file:
+        files["policy"] = str(policy_path)
     return Plan(
         name=suite.name,
         title=suite.title or suite.name,
         description=suite.description,
         system=system_spec,
         scenarios=tuple(scenarios),
-        policy=suite.policy,
+        policy=policy_spec,
         run=suite.run,
         limits=dict(suite.limits),
         files=files,

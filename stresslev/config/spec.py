@@ -7,6 +7,8 @@ from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from stresslev.config.assets import ArbitrageSpec, AssetSpec
 from stresslev.config.base import Name, NonNegative, Positive, Share, Spec, Whole, Yes, check_rising
+from stresslev.config.behaviour import BehaviourSpec
+from stresslev.config.policy import PolicySpec
 from stresslev.config.pools import LendingSpec, PerpSpec
 from stresslev.config.tiers import Number, TierTable
 
@@ -270,6 +272,7 @@ class ScenarioSpec(Spec):
         default_factory=dict, description="pool -> asset -> premium of the perp over the index, for funding"
     )
     outages: tuple[OutageSpec, ...] = Field((), description="pools that are down for a while")
+    behaviour: BehaviourSpec | None = Field(None, description="what algorithmic traders and depositors do; absent: nothing")
 
     @field_validator("start", mode="before")
     @classmethod
@@ -303,17 +306,6 @@ class ScenarioSpec(Spec):
         return round(self.duration_minutes / self.step_minutes)
 
 
-class PolicySpec(Spec):
-    """The leverage rules."""
-
-    maintenance_multiplier: Annotated[Number, Field(gt=0, le=100)] = Field(
-        1.0, description="factor on every requirement: perp maintenance margin, and a lender's distance from threshold to one"
-    )
-    pools: dict[Name, dict[Name, Annotated[Number, Field(gt=0, le=100)]]] = Field(
-        default_factory=dict, description="pool -> asset -> multiplier, instead of the general one"
-    )
-
-
 class RunSpec(Spec):
     """How to compute."""
 
@@ -321,6 +313,8 @@ class RunSpec(Spec):
     precision: Literal[32, 64] = Field(32, description="bits of a floating-point number: 32 for speed, 64 for proof")
     max_rounds: Annotated[Whole, Field(ge=1, le=1000)] = Field(3, description="most rounds of liquidation within one step")
     attribution: Yes = Field(False, description="also run with channels of contagion shut, to say how much loss came which way")
+    measures: Yes = Field(True, description="also measure leverage used by groups of accounts, and liquidations that were not needed")
+    liquidation_map: Yes = Field(False, description="also measure, a few dozen times, what every pool would liquidate at moved prices")
     attribution_accounts: Annotated[Whole, Field(ge=1, le=1_000_000_000)] = Field(
         20_000, description="most accounts of the sampled book that these runs use; a book from a file is used whole"
     )

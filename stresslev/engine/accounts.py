@@ -181,6 +181,10 @@ def _gather(accounts: Accounts, rows: Array) -> Accounts:
         collateral=several(accounts.collateral),
         entry=several(accounts.entry, 1),
         age=None if accounts.age is None else take(accounts.age, rows, 0),
+        # of no concern to a liquidation
+        appetite=None,
+        call_age=None,
+        allowed=None,
     )
 
 

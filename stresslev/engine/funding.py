@@ -108,6 +108,13 @@ def accrue(
     return after, rate
 
 
+def per_period(rules: FundingRules, rate: Array) -> Array:
+    """(V, A) the rate that a payment amounts to per `period`: `rate` (V, A) as `accrue` returns it."""
+    period = rules.period.astype(rate.dtype)
+    interval = jnp.maximum(rules.interval, 1).astype(rate.dtype)
+    return rate * jnp.where(rules.continuous[:, None], period, period / interval)
+
+
 def payment(quantity: Array, before: FundingState, after: FundingState) -> Array:
     """(V, A) USD that (V, A) coins, long > 0, pay between two states; negative is received."""
     return quantity * (after.index - before.index)

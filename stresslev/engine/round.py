@@ -7,39 +7,15 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from stresslev.engine import accounts as perps
-from stresslev.engine import impact, lenders, venues, waterfall, winners
-from stresslev.engine import market as markets
+from stresslev.engine import lenders, waterfall, winners
 from stresslev.engine.accounts import Assumed, Bankrupt, Demand, Fills, Settlement
+from stresslev.engine.flow import Closing, Conditions, Flow, coins_to_market, faces, fill_displaced, push, traded
 from stresslev.engine.health import Prices, contract_gain
 from stresslev.engine.lenders import Terms
 from stresslev.engine.loans import LoanDemand, Loans, LoanSettlement
-from stresslev.engine.prices import Seen, common_log_price, prices
+from stresslev.engine.prices import prices
 from stresslev.engine.types import ADL, Accounts, Channels, Ledger, State, System
 from stresslev.engine.waterfall import Borne, WrittenOff
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Conditions:
-    """What holds for all rounds of a step."""
-
-    seen: Seen
-    multiplier: Array  # (V, A) of perp requirements
-    threshold: Array | None  # (V, A) liquidation thresholds of lenders in force
-    thinning: Array  # (A,) factor on depth
-    opening: Array  # (A,) log price at the opening of the step
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Flow:
-    """Net flow of the step so far, bought less sold, and what is left of the pools' capacity."""
-
-    usd: Array  # (V, A)
-    coins: Array  # (V, A)
-    arbitrage_usd: Array  # (A,) of arbitrageurs in the common market
-    arbitrage_coins: Array  # (A,)
-    capacity: Array  # (V,) USD
 
 
 @jax.tree_util.register_dataclass
@@ -67,6 +43,13 @@ class Flows:
     quantity_residual: Array  # (V, A) contracts in coins, zero but for rounding
     coins_residual: Array  # (V, A) coins, zero but for rounding
     rounds: Array  # () int32 rounds in which somebody was under margin
+    reduced_usd: Array  # (V, A) USD of notional that pools forced accounts to close without liquidating them
+    voluntary_usd: Array  # (V, A) USD of notional that accounts near their limit closed by themselves
+    releveraged_usd: Array  # (V, A) USD of notional that accounts took back
+    margin_posted: Array  # (V,) USD of outside cash that met margin calls
+    called: Array  # (V,) int32 accounts with a margin call running
+    trader_usd: Array  # (V, A) USD bought by algorithmic traders, less sold
+    withdrawn: Array  # (V, A) coins that depositors took out of lenders
 
 
 def no_flows(system: System) -> Flows:
@@ -74,8 +57,9 @@ def no_flows(system: System) -> Flows:
     pools, assets = system.tier_floor.shape[:2]
     dtype = system.reference_price.dtype
     v, va, count = jnp.zeros((pools,), dtype), jnp.zeros((pools, assets), dtype), jnp.zeros((pools,), jnp.int32)
-    counts = ("triggered", "waiting", "newly_liquidated")
+    counts = ("triggered", "waiting", "newly_liquidated", "called")
     by_asset = ("closed_long", "closed_short", "closed_long_usd", "closed_short_usd", "deleveraged", "quantity_residual", "coins_residual")
+    by_asset += ("reduced_usd", "voluntary_usd", "releveraged_usd", "trader_usd", "withdrawn")
     shapes = dict.fromkeys(counts, count) | dict.fromkeys(by_asset, va) | {"rounds": jnp.int32(0)}
     return Flows(**{name: shapes.get(name, v) for name in Flows.__dataclass_fields__})
 
@@ -85,10 +69,10 @@ def add(*trees):
     return jax.tree.map(lambda *leaves: sum(leaves[1:], leaves[0]), *trees)
 
 
-def lending_terms(state: State, conditions: Conditions) -> Terms:
-    """Thresholds and indices as they stand."""
+def lending_terms(state: State, threshold: Array) -> Terms:
+    """Indices as they stand, with (V, A) thresholds in force."""
     rates = state.ledger.lending.rates
-    return Terms(threshold=conditions.threshold, supply_index=1 + rates.supply_growth, borrow_index=1 + rates.borrow_growth)
+    return Terms(threshold=threshold, supply_index=1 + rates.supply_growth, borrow_index=1 + rates.borrow_growth)
 
 
 @dataclass(frozen=True)
@@ -107,7 +91,7 @@ def _ask(state: State, system: System, conditions: Conditions, seen: Prices, cap
     found = []
     for p in state.populations:
         if isinstance(p, Loans):
-            found.append(lenders.demand(p, system.lending.rules, lending_terms(state, conditions), seen))
+            found.append(lenders.demand(p, system.lending.rules, lending_terms(state, conditions.threshold), seen))
         else:
             found.append(perps.demand(p, system, conditions.multiplier, seen))
     notional = sum(d.notional for d in found)
@@ -128,23 +112,7 @@ def _ask(state: State, system: System, conditions: Conditions, seen: Prices, cap
     return _Asked(tuple(found), tuple(grants), share, jnp.any(share < 1), jnp.maximum(capacity - notional, 0))
 
 
-@dataclass(frozen=True)
-class _Closing:
-    """What leaves the accounts in this round, (V, A)."""
-
-    longs: Array  # contracts sold
-    shorts: Array  # contracts bought back
-    coins_sold: Array  # posted coins and collateral sold, net; and collateral seized
-    coins_bought: Array  # debt repaid
-
-    def net_contracts(self) -> Array:
-        return self.longs - self.shorts
-
-    def net_coins(self) -> Array:
-        return self.coins_sold - self.coins_bought
-
-
-def _closing(asked: _Asked, assets: int) -> _Closing:
+def _closing(asked: _Asked, assets: int) -> Closing:
     column = asked.share[:, None]
     longs = shorts = sold = bought = jnp.zeros((column.shape[0], assets), column.dtype)
     for d, grant in zip(asked.single, asked.grants, strict=True):
@@ -153,72 +121,7 @@ def _closing(asked: _Asked, assets: int) -> _Closing:
             sold, bought = sold + part * d.sold, bought + part * d.bought
         else:
             longs, shorts, sold = longs + part * d.long_quantity, shorts + part * d.short_quantity, sold + part * d.coins
-    return _Closing(longs, shorts, sold, bought)
-
-
-def _faces(system: System, contracts: Array) -> Array:
-    """(V, A) the part of some contracts that is of fixed USD face: it reaches the market through the coins of its accounts."""
-    return jnp.zeros_like(contracts) if system.inverse is None else jnp.where(system.inverse, contracts, 0)
-
-
-def _coins(system: System, closing: _Closing) -> Array:
-    """(V, A) coins that reach the market, sold less bought."""
-    contracts = closing.net_contracts()
-    return contracts - _faces(system, contracts) + closing.net_coins()
-
-
-def _in_markets(system: System, values: Array) -> Array:
-    """(A,) sums of (A,) values over the assets that trade in each market."""
-    assets = values.shape[0]
-    member = (system.market[None, :] == jnp.arange(assets, dtype=jnp.int32)[:, None]).astype(values.dtype)
-    return jnp.sum(member * values[None, :], axis=1)
-
-
-def _common(system: System, flow: Flow, price: Array) -> tuple[Array, Array]:
-    """(A,) cumulative flow in the common markets, USD and coins; a receipt token's counts as its underlying's."""
-    if system.venues is None:
-        usd, coins = jnp.sum(flow.usd, axis=0), jnp.sum(flow.coins, axis=0)
-    else:
-        usd, coins = venues.common_flow(system.venues, flow.usd), venues.common_flow(system.venues, flow.coins)
-    if system.receipts is not None:
-        coins = _in_markets(system, coins * price / price[system.market])
-        usd = _in_markets(system, usd)
-    return usd + flow.arbitrage_usd, coins + flow.arbitrage_coins
-
-
-def push(state: State, system: System, channels: Channels, conditions: Conditions, before: Flow, after: Flow) -> State:
-    """Move common and venue prices by what the step's flow has grown by."""
-    price = system.reference_price * jnp.exp(common_log_price(state, system))
-    usd_before, coins_before = _common(system, before, price)
-    usd_after, coins_after = _common(system, after, price)
-    move = impact.move(
-        system.impact,
-        thinning=conditions.thinning,
-        opening=conditions.opening,
-        usd_before=usd_before,
-        usd_after=usd_after,
-        coins_before=coins_before,
-        coins_after=coins_after,
-    )
-    state = replace(state, market=markets.absorb(state.market, system, channels.price * move))
-    if system.venues is None:
-        return state
-    depth = system.impact.depth * conditions.thinning
-    moved = venues.local_flow(system.venues, state.venues, depth=depth, exponent=system.impact.exponent, before=before.usd, after=after.usd)
-    basis = state.venues.basis + channels.price * (moved.basis - state.venues.basis)
-    return replace(state, venues=replace(moved, basis=basis))
-
-
-def _traded(flow: Flow, system: System, coins: Array, venue: Array) -> Flow:
-    return replace(flow, usd=flow.usd - coins * venue, coins=flow.coins - coins)
-
-
-def _fill(system: System, before: Prices, after: Prices) -> Array:
-    """(V, A) USD by which fills stand away from the reference."""
-    mean = (before.venue_displaced + after.venue_displaced) / 2
-    form = system.impact.form[system.market][None, :]
-    geometric = impact.average_price(form, before.venue, after.venue) - system.reference_price[None, :]
-    return jnp.where(form == impact.CONSTANT_PRODUCT, geometric, mean)
+    return Closing(longs, shorts, sold, bought)
 
 
 @dataclass(frozen=True)
@@ -338,21 +241,21 @@ def round_of_liquidation(state: State, system: System, channels: Channels, condi
     seen = prices(state, system, conditions.seen)
     asked = _ask(state, system, conditions, seen, flow.capacity)
     closing = _closing(asked, system.reference_price.shape[0])
-    reached = _traded(flow, system, _coins(system, closing), seen.venue)
+    reached = traded(flow, system, coins_to_market(system, closing), seen.venue)
     moved = push(state, system, channels, conditions, flow, reached)
     plan, winning = None, None
     if system.adl is not None:
-        tried = _fill(system, seen, prices(moved, system, conditions.seen))
+        tried = fill_displaced(system, seen, prices(moved, system, conditions.seen))
         plan = _deleveraging(state, system, conditions, seen, asked, tried)
         closing = replace(closing, longs=closing.longs - plan.long_quantity, shorts=closing.shorts - plan.short_quantity)
-        reached = _traded(flow, system, _coins(system, closing), seen.venue)
+        reached = traded(flow, system, coins_to_market(system, closing), seen.venue)
         moved = push(state, system, channels, conditions, flow, reached)
     after = prices(moved, system, conditions.seen)
-    fill = _fill(system, seen, after)
+    fill = fill_displaced(system, seen, after)
     fills = Fills(
         share=asked.share, grant=None, displaced=fill, displaced_after=after.venue_displaced, assumed=None if plan is None else plan.assumed
     )
-    terms = None if system.lending is None else lending_terms(state, conditions)
+    terms = None if system.lending is None else lending_terms(state, conditions.threshold)
     done = _settle(state.populations, system, conditions, seen, asked, fills, terms)
     ledger, deficit, written = _book(state.ledger, system, closing, done, seen, fill)
     populations = done.populations
@@ -371,7 +274,7 @@ def round_of_liquidation(state: State, system: System, channels: Channels, condi
     return new_state, flows, replace(reached, capacity=asked.capacity), asked.short
 
 
-def _book(ledger: Ledger, system: System, closing: _Closing, done: _Done, seen: Prices, fill: Array) -> tuple[Ledger, Array, WrittenOff | None]:
+def _book(ledger: Ledger, system: System, closing: Closing, done: _Done, seen: Prices, fill: Array) -> tuple[Ledger, Array, WrittenOff | None]:
     """Makers, fees and lending totals after the fills; deficits (V,) USD and written-off debt still to be borne."""
     net = closing.net_contracts()
     gain = contract_gain(system, fill, seen.funding)
@@ -437,7 +340,7 @@ def pool_coins(ledger: Ledger, index_of_supply: Array | None) -> Array:
 
 
 def _flows(
-    before: Ledger, after: Ledger, system, asked: _Asked, closing: _Closing, done: _Done, deficit, borne: Borne, plan, winning, fill, venue, terms
+    before: Ledger, after: Ledger, system, asked: _Asked, closing: Closing, done: _Done, deficit, borne: Borne, plan, winning, fill, venue, terms
 ):
     flows = no_flows(system)
     triggered = sum(d.triggered for d in asked.single)
@@ -466,10 +369,10 @@ def _flows(
         # deposits cut by a socialised loss: borrowers' collateral shrinks with all others'
         cut = after.lending.rates.supply_growth - before.lending.rates.supply_growth
         coins = coins + after.lending.supply_units * cut
-    faces = _faces(system, longs), _faces(system, shorts)
-    further = closing.coins_sold - (faces[0] - faces[1]) / venue  # coins that are not those of a contract
-    sold = longs - faces[0] + faces[0] / venue + jnp.maximum(further, 0)
-    bought = shorts - faces[1] + faces[1] / venue + jnp.maximum(-further, 0) + closing.coins_bought
+    of_face = faces(system, longs), faces(system, shorts)
+    further = closing.coins_sold - (of_face[0] - of_face[1]) / venue  # coins that are not those of a contract
+    sold = longs - of_face[0] + of_face[0] / venue + jnp.maximum(further, 0)
+    bought = shorts - of_face[1] + of_face[1] / venue + jnp.maximum(-further, 0) + closing.coins_bought
     old_index = None if before.lending is None else 1 + before.lending.rates.supply_growth
     new_index = None if after.lending is None else 1 + after.lending.rates.supply_growth
     coins = coins + (pool_coins(after, new_index) - pool_coins(before, old_index))

@@ -1,5 +1,6 @@
 """Drive the step over a path: a scan, compiled once per shape."""
 
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -7,8 +8,11 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from stresslev.engine import accounts as perps
-from stresslev.engine import cover, funding, lenders, marks, rates, venues
+from stresslev.engine import cover, funding, lenders, marks, rates, traders, venues
 from stresslev.engine import market as markets
+from stresslev.engine.leverage import adapt, caps
+from stresslev.engine.leverage.caps import CapState
+from stresslev.engine.leverage.in_force import fixed_terms
 from stresslev.engine.loans import Loans
 from stresslev.engine.step import Record, open_interest, step
 from stresslev.engine.types import Accounts, Channels, Ledger, LendingLedger, Path, Policy, State, System
@@ -23,11 +27,26 @@ def all_channels(dtype) -> Channels:
     return Channels(price=one, owners=one, receipts=one, credit=one)
 
 
-def initial_state(system: System, populations: tuple[Accounts | Loans, ...], *, mark_history: int = 1) -> State:
+def _prepared(population: Accounts | Loans, policy: Policy | None) -> Accounts | Loans:
+    """A population that remembers what the policy needs it to."""
+    if policy is None or isinstance(population, Loans):
+        return population
+    one = jnp.ones_like(population.equity_at_reference)
+    if policy.transition is not None:
+        population = replace(population, appetite=one, call_age=jnp.zeros(one.shape, jnp.int32))
+    return population if policy.score is None else replace(population, allowed=one)
+
+
+def initial_state(
+    system: System, populations: tuple[Accounts | Loans, ...], *, policy: Policy | None = None, mark_history: int = 1, notice: int = 1
+) -> State:
     """The state before the first step: makers hold the customers' net position, so every book closes.
 
-    Args: `mark_history` static: steps of prices that marks with a delay or an average look back on.
+    Args: `policy`, when it has caps. Static: `mark_history`, steps of prices that marks with a delay or an average look back on; `notice`, steps of
+    announcements that caps look back on (the longest notice plus one).
     """
+    if policy is not None:
+        system = fixed_terms(system, policy)
     pools, assets = system.tier_floor.shape[:2]
     zero = jnp.zeros_like(system.insurance_fund)
     none = jnp.zeros((pools, assets), zero.dtype)
@@ -39,6 +58,10 @@ def initial_state(system: System, populations: tuple[Accounts | Loans, ...], *, 
         else:
             _, more_longs, more_shorts = perps.totals(p, pools, assets)
             longs, shorts = longs + more_longs, shorts + more_shorts
+    held, outside = None, shorts - longs
+    if system.traders is not None:
+        held = traders.initial(system.traders, reference_price=system.reference_price, cap=jnp.full_like(none, jnp.inf))
+        outside = outside - jnp.sum(held.quantity, axis=0)
     book = None
     if system.lending is not None:
         book = LendingLedger(
@@ -54,16 +77,16 @@ def initial_state(system: System, populations: tuple[Accounts | Loans, ...], *, 
         treasury=zero,
         bad_debt=zero,
         maker_cash=none,
-        maker_quantity=shorts - longs,
+        maker_quantity=outside,
         maker_coins=none,
-        maker_opening=shorts - longs,
+        maker_opening=outside,
         liquidators=zero,
         long_quantity=longs,
         short_quantity=shorts,
         lending=book,
     )
-    return State(
-        populations=tuple(populations),
+    state = State(
+        populations=tuple(_prepared(p, policy) for p in populations),
         market=markets.initial(system),
         ledger=ledger,
         status=jnp.int32(0),
@@ -71,7 +94,17 @@ def initial_state(system: System, populations: tuple[Accounts | Loans, ...], *, 
         marks=None if system.marks is None else marks.initial(system.marks, none, mark_history),
         funding=None if system.funding is None else funding.initial(system.funding),
         cover=cover.initial(system),
+        funding_rate=None if system.funding is None else none,
+        traders=held,
     )
+    return state if policy is None or policy.caps is None else replace(state, leverage=_first_caps(state, system, policy, notice))
+
+
+def _first_caps(state: State, system: System, policy: Policy, notice: int) -> CapState:
+    """Caps at rest under what the rules read before anything has happened."""
+    interest, still = open_interest(state, system), jnp.zeros_like(system.reference_price)
+    reading = adapt.read(state, system, last_opening=still, thinning=jnp.ones_like(still), interest=interest, steps_per_year=policy.steps_per_year)
+    return caps.initial(policy.caps, policy.rules, policy.maintenance_multiplier, reading, notice)
 
 
 @partial(jax.jit, donate_argnames="state")
@@ -119,6 +152,7 @@ def simulate(
     *,
     max_rounds: int = 3,
     mark_history: int = 1,
+    notice: int = 1,
     channels: Channels | None = None,
 ) -> tuple[State, Record]:
     """Simulate a scenario from its start, in one call. All arguments may be traced except the shapes.
@@ -126,6 +160,6 @@ def simulate(
     Returns the final state and the record of every step (leading axis T).
     """
     # the copy leaves the caller's accounts alive: `advance` takes over the buffers it is given
-    state = jax.tree.map(jnp.copy, initial_state(system, populations, mark_history=mark_history))
+    state = jax.tree.map(jnp.copy, initial_state(system, populations, policy=policy, mark_history=mark_history, notice=notice))
     ways = all_channels(system.reference_price.dtype) if channels is None else channels
     return advance(state, system, policy, ways, path, jnp.int32(max_rounds), residual_tolerance(state, system))

@@ -7,13 +7,17 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from stresslev.engine import accounts as perps
-from stresslev.engine import cover, funding, impact, lenders, marks, owners, rates, requirement, status, venues
+from stresslev.engine import cover, funding, impact, lenders, marks, owners, rates, requirement, runs, status, traders, venues
 from stresslev.engine import market as markets
+from stresslev.engine.adjust import adjust
+from stresslev.engine.flow import Conditions, Flow, push
 from stresslev.engine.health import Prices
+from stresslev.engine.leverage import adapt
+from stresslev.engine.leverage.in_force import fixed_terms, sized
 from stresslev.engine.loans import Loans
 from stresslev.engine.margin import displacement
 from stresslev.engine.prices import Seen, common_log_price, mark_log_price, prices, venue_log_price
-from stresslev.engine.round import Conditions, Flow, Flows, add, lending_terms, no_flows, push, round_of_liquidation
+from stresslev.engine.round import Flows, add, lending_terms, no_flows, round_of_liquidation
 from stresslev.engine.types import Channels, Path, Policy, State, System
 
 
@@ -31,6 +35,7 @@ class Record:
     variance: Array  # (A,) per step
     open_interest: Array  # (V, A) USD at the step's last price
     funding_rate: Array  # (V, A) paid in the step, of notional
+    funding_index: Array  # (V, A) USD per coin that a long has paid since the start
     supplied: Array  # (V, A) USD deposited with lending pools, collateral included
     borrowed: Array  # (V, A) USD
     borrow_rate: Array  # (V, A) per year
@@ -41,6 +46,9 @@ class Record:
     credit_loss: Array  # (V,) USD of claims on other pools that are lost
     paid_share: Array  # (V,) of what a pool owes other pools, that it can pay
     redemption: Array  # (A,) cover of receipt tokens
+    cap: Array  # (V, A) leverage allowed; inf without caps
+    maintenance: Array  # (V, A) multiplier of the maintenance requirement
+    gauge: Array  # (V, A) systemic gauge as last measured
     status: Array  # () int32 bits raised in this step
 
 
@@ -105,12 +113,16 @@ def _accrue_funding(state: State, system: System, venue: Array, now: Path, outag
     after, rate = funding.accrue(system.funding, state.funding, reference * jnp.exp(venue), reference * jnp.exp(at_index), premium, skew, outage)
     step = after.index - state.funding.index
     longs, shorts = ledger.long_quantity + jnp.maximum(ledger.maker_quantity, 0), ledger.short_quantity + jnp.maximum(-ledger.maker_quantity, 0)
+    if state.traders is not None:
+        held = state.traders.quantity
+        longs, shorts = longs + jnp.sum(jnp.maximum(held, 0), axis=0), shorts + jnp.sum(jnp.maximum(-held, 0), axis=0)
     if state.venues is not None:
         longs, shorts = longs + jnp.maximum(state.venues.arb_quantity, 0), shorts + jnp.maximum(-state.venues.arb_quantity, 0)
     paid, received = jnp.maximum(step, 0) * longs, jnp.maximum(-step, 0) * shorts
     if system.inverse is not None:
         paid, received = jnp.where(system.inverse, 0, paid), jnp.where(system.inverse, 0, received)
-    return replace(state, funding=after), rate, jnp.sum(paid + received, axis=1)
+    state = replace(state, funding=after, funding_rate=jnp.where(rate != 0, funding.per_period(system.funding, rate), state.funding_rate))
+    return state, rate, jnp.sum(paid + received, axis=1)
 
 
 def _accrue_interest(state: State, system: System) -> tuple[State, Array]:
@@ -125,20 +137,64 @@ def _accrue_interest(state: State, system: System) -> tuple[State, Array]:
     return replace(state, ledger=replace(state.ledger, lending=replace(book, rates=after))), interest.borrow_rate
 
 
+def _withdraw(state: State, system: System) -> tuple[State, Array]:
+    """Depositors leave lenders that look weak; coins withdrawn (V, A)."""
+    if system.runs is None or system.lending is None:
+        return state, jnp.zeros(system.tier_floor.shape[:2], system.reference_price.dtype)
+    book = state.ledger.lending
+    supplied = (book.supply_units + book.deposit_units) * book.rates.supply_index
+    borrowed = book.debt_units * book.rates.borrow_index
+    cover_now = runs.cover(supplied=supplied, reserves=book.rates.reserves, written_off=book.written_off)
+    coins = runs.withdrawals(
+        system.runs,
+        deposits=book.deposit_units * book.rates.supply_index,
+        idle=supplied + book.rates.reserves - borrowed - book.written_off,
+        borrowed=borrowed,
+        cover=cover_now,
+    )
+    left = replace(book, deposit_units=book.deposit_units - coins / book.rates.supply_index)
+    return replace(state, ledger=replace(state.ledger, lending=left)), coins
+
+
+def _maintenance(state: State, policy: Policy) -> Array:
+    """(V, A) the policy's multiplier of maintenance requirements in this step."""
+    return policy.maintenance_multiplier if state.leverage is None else state.leverage.maintenance
+
+
 def _multiplier(state: State, system: System, policy: Policy) -> Array:
     """(V, A) multiplier of perp requirements in this step: the policy's, and growth with open interest."""
-    multiplier = policy.maintenance_multiplier
+    multiplier = _maintenance(state, policy)
     if system.interest_scale is None:
         return multiplier
     scale = system.interest_scale
     return multiplier * requirement.open_interest_factor(scale.base, open_interest(state, system), scale.lower, scale.upper)
 
 
-def _threshold(system: System, policy: Policy) -> Array | None:
+def _threshold(state: State, system: System, policy: Policy) -> Array | None:
     """(V, A) liquidation thresholds in force: the policy multiplies the distance to one, a lender's maintenance margin."""
     if system.lending is None:
         return None
-    return jnp.maximum(1 - policy.maintenance_multiplier * (1 - system.lending.rules.liquidation_threshold), 0)
+    return jnp.maximum(1 - _maintenance(state, policy) * (1 - system.lending.rules.liquidation_threshold), 0)
+
+
+def _lever(state: State, system: System, policy: Policy, seen: Seen, last_opening: Array, thinning: Array) -> tuple[State, System]:
+    """The policy reads and sets what it sets: the state with new caps, and the system as the policy has it now."""
+    if not policy.acts:
+        return state, system
+    interest = open_interest(state, system)
+    opening = prices(state, system, seen)
+    year = policy.steps_per_year
+    reading = adapt.read(state, system, last_opening=last_opening, thinning=thinning, interest=interest, steps_per_year=year)
+    system = sized(system, policy, reading)
+    if policy.caps is None:
+        return state, system
+    terms = None
+    if system.lending is not None:
+        terms = lending_terms(state, _threshold(state, system, policy))
+    state = adapt.measure(state, system, policy, terms, opening, system.impact.depth * thinning)
+    # scored at the requirements that stood until now
+    state = adapt.score(state, system, policy, _multiplier(state, system, policy), opening)
+    return adapt.set_caps(state, policy, replace(reading, gauge=state.leverage.gauge)), system
 
 
 def _begin(state: State, system: System, conditions: Conditions) -> State:
@@ -147,7 +203,7 @@ def _begin(state: State, system: System, conditions: Conditions) -> State:
     populations = []
     for p in state.populations:
         if isinstance(p, Loans):
-            populations.append(lenders.begin_step(p, lending_terms(state, conditions), seen))
+            populations.append(lenders.begin_step(p, lending_terms(state, conditions.threshold), seen))
         else:
             populations.append(perps.begin_step(p, system, conditions.multiplier, seen))
     return replace(state, populations=tuple(populations))
@@ -166,6 +222,8 @@ def step(state: State, system: System, policy: Policy, channels: Channels, now: 
     pools, assets = system.tier_floor.shape[:2]
     outage = jnp.zeros((pools,), bool) if now.outage is None else now.outage
     offset = jnp.zeros((pools, assets), now.log_price.dtype) if now.mark_offset is None else now.mark_offset
+    system = fixed_terms(system, policy)
+    last_opening = state.market.opening
     state = replace(state, market=markets.open_step(state.market, system, now.log_price))
     opening = common_log_price(state, system)
     thinning = markets.thinning(state, system, now.depth_factor, opening)
@@ -179,20 +237,29 @@ def step(state: State, system: System, policy: Policy, channels: Channels, now: 
         state = replace(state, marks=seen_marks)
     state, funding_rate, funding_paid = _accrue_funding(state, system, venue, now, outage)
     state, borrow_rate = _accrue_interest(state, system)
+    state, withdrawn = _withdraw(state, system)
+    if system.traders is not None:
+        move = state.market.log_price - last_opening
+        state = replace(state, traders=traders.observe(system.traders, state.traders, move, state.market.log_price))
+    seen = Seen(mark=mark, offset=offset, outage=outage)
+    state, system = _lever(state, system, policy, seen, last_opening, thinning)
     conditions = Conditions(
-        seen=Seen(mark=mark, offset=offset, outage=outage),
+        seen=seen,
         multiplier=_multiplier(state, system, policy),
-        threshold=_threshold(system, policy),
+        threshold=_threshold(state, system, policy),
         thinning=thinning,
         opening=opening,
     )
     margin_calls = jnp.zeros_like(system.insurance_fund)
     if system.owners is not None:
-        terms = None if system.lending is None else lending_terms(state, conditions)
+        terms = None if system.lending is None else lending_terms(state, conditions.threshold)
         called, margin_calls = owners.call_margin(
             state.populations, system, conditions.multiplier, prices(state, system, conditions.seen), terms, channels.owners
         )
         state = replace(state, populations=called)
+    adjusted = no_flows(system)
+    if policy.transition is not None or system.traders is not None:
+        state, adjusted, flow = adjust(state, system, policy, channels, conditions, flow, outage)
     state = _begin(state, system, conditions)
 
     def unfinished(carry):
@@ -206,13 +273,13 @@ def step(state: State, system: System, policy: Policy, channels: Channels, now: 
         more = jnp.any((new.triggered > new.waiting) & (flow.capacity > 0))
         return inner, add(flows, new), flow, rationed | short, more, n + 1
 
-    start = (state, no_flows(system), flow, jnp.array(False), jnp.array(True), jnp.int32(0))
+    start = (state, adjusted, flow, jnp.array(False), jnp.array(True), jnp.int32(0))
     closed, flows, flow, rationed, more, _ = lax.while_loop(unfinished, body, start)
-    flows = replace(flows, funding_paid=funding_paid, margin_calls=margin_calls)
+    flows = replace(flows, funding_paid=funding_paid, margin_calls=margin_calls, withdrawn=withdrawn)
     ends = prices(closed, system, conditions.seen)
     if closed.marks is not None:
         closed = replace(closed, marks=marks.close_step(closed.marks, mark_log_price(closed, system, conditions.seen)))
-    record = _record(closed, system, flows, ends, thinning, funding_rate, borrow_rate)
+    record = _record(closed, system, policy, flows, ends, thinning, funding_rate, borrow_rate)
     closed = cover.clear(closed, system, channels, flow.usd)
     if closed.cover is not None:
         found = closed.cover
@@ -221,7 +288,9 @@ def step(state: State, system: System, policy: Policy, channels: Channels, now: 
     return replace(closed, status=closed.status | bits), replace(record, status=bits)
 
 
-def _record(state: State, system: System, flows: Flows, ends: Prices, thinning: Array, funding_rate: Array, borrow_rate: Array) -> Record:
+def _record(
+    state: State, system: System, policy: Policy, flows: Flows, ends: Prices, thinning: Array, funding_rate: Array, borrow_rate: Array
+) -> Record:
     ledger, reference = state.ledger, system.reference_price
     v, va = jnp.zeros_like(ledger.bad_debt), jnp.zeros_like(ends.mark)
     supplied, borrowed = va, va
@@ -239,6 +308,7 @@ def _record(state: State, system: System, flows: Flows, ends: Prices, thinning: 
         variance=state.market.variance,
         open_interest=open_interest(state, system),
         funding_rate=funding_rate,
+        funding_index=ends.funding,
         supplied=supplied,
         borrowed=borrowed,
         borrow_rate=borrow_rate,
@@ -249,6 +319,9 @@ def _record(state: State, system: System, flows: Flows, ends: Prices, thinning: 
         credit_loss=v,
         paid_share=jnp.ones_like(v),
         redemption=jnp.ones_like(reference),
+        cap=jnp.full_like(va, jnp.inf) if state.leverage is None else state.leverage.cap,
+        maintenance=_maintenance(state, policy),
+        gauge=va if state.leverage is None else state.leverage.gauge,
         status=jnp.int32(0),
     )
 

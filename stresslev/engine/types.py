@@ -4,6 +4,7 @@ A mechanism that a system does not have is `None` (or an empty tuple) here: the 
 """
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -11,13 +12,23 @@ from jax import Array
 
 from stresslev.engine.funding import FundingRules, FundingState
 from stresslev.engine.impact import ImpactRules
+from stresslev.engine.leverage.caps import Applied, Caps, CapState
 from stresslev.engine.loans import LendingRules, Loans
 from stresslev.engine.makers import MakerRules
 from stresslev.engine.marks import MarkRules, MarkState
 from stresslev.engine.portfolio import PortfolioMargin
 from stresslev.engine.rates import RateRules, RateState
 from stresslev.engine.requirement import SizeScale
+from stresslev.engine.runs import RunRules
 from stresslev.engine.venues import VenueRules, VenueState
+
+if TYPE_CHECKING:  # these modules work on accounts, and import this one
+    from stresslev.engine.leverage.gauge import GaugeRules
+    from stresslev.engine.leverage.in_force import MarginTerms
+    from stresslev.engine.leverage.score import RiskScore
+    from stresslev.engine.leverage.size import SizeSchedule
+    from stresslev.engine.leverage.transition import Transition
+    from stresslev.engine.traders import TraderRules, TraderState
 
 # What a pool does with an under-margined perp account (System.rule).
 FULL, RESTORE, STEPWISE, CLOSE_FACTOR = 0, 1, 2, 3
@@ -144,6 +155,8 @@ class System:
     receipts: Receipts | None = None
     credit: Credit | None = None
     owners: Owners | None = None
+    traders: "TraderRules | None" = None
+    runs: RunRules | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -160,9 +173,24 @@ class Channels:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Policy:
-    """The leverage rules; the only thing that tuning will move."""
+    """The leverage rules; the only thing that tuning will move. Rules that a policy does not have are None or absent."""
 
     maintenance_multiplier: Array  # (V, A) multiplies the requirement
+    caps: Caps | None = None  # bounds and pace of what the rules set; None: no caps, and nothing moves
+    rules: tuple[Applied, ...] = ()
+    transition: "Transition | None" = None  # what a tightened cap does to accounts; with caps only
+    size: "SizeSchedule | None" = None  # requirement that grows with the size of a position
+    score: "RiskScore | None" = None  # share of the cap by account
+    score_every: Array | None = None  # () int32 steps between two scorings of all accounts, >= 1
+    margin: "MarginTerms | None" = None  # weights and offsets of portfolio margin
+    funding: FundingRules | None = None  # instead of the system's
+    gauge: "GaugeRules | None" = None  # how the systemic gauge is measured
+    steps_per_year: Array | None = None  # () needed by whatever is not None above
+
+    @property
+    def acts(self) -> bool:
+        """Whether anything besides the fixed multiplier is at work."""
+        return any(x is not None for x in (self.caps, self.size, self.margin, self.funding))
 
 
 @jax.tree_util.register_dataclass
@@ -193,6 +221,9 @@ class Accounts:
     collateral: tuple[Array, ...] = ()  # A arrays (nb, B) coins, or none
     entry: tuple[Array, ...] = ()  # A arrays (nb, B) USD average entry price, or none: profit then counts from the reference prices
     age: Array | None = None  # (nb, B) int32 steps in a row under margin
+    appetite: Array | None = None  # (nb, B) in (0, 1]: share of what the account wants to hold that it holds, given a transition
+    call_age: Array | None = None  # (nb, B) int32 steps since a margin call under a tightened cap
+    allowed: Array | None = None  # (nb, B) in (0, 1]: share of the pool's cap that the account has, by its risk score
     portfolio_margin: bool = field(default=False, metadata={"static": True})  # requirement by `System.portfolio`, not by tiers
     contracts: tuple[int, ...] | None = field(default=None, metadata={"static": True})  # assets of `quantity`; None: all, in order
     coins: tuple[int, ...] | None = field(default=None, metadata={"static": True})  # assets of `collateral`; None: all, in order
@@ -280,6 +311,9 @@ class State:
     marks: MarkState | None = None
     funding: FundingState | None = None
     cover: Cover | None = None
+    funding_rate: Array | None = None  # (V, A) per funding period, as last paid
+    leverage: CapState | None = None
+    traders: "TraderState | None" = None
 
 
 def cast(tree, dtype):

@@ -20,7 +20,7 @@ class Reading:
     insurance_fund: Array  # (V,) USD
     supplied: Array  # (V, A) USD deposited with lenders; 0 at venues
     borrowed: Array  # (V, A) USD
-    funding_rate: Array  # (V, A) per day at which longs paid shorts over the last settlement; 0 where there is none
+    funding_rate: Array  # (V, A) per funding period that longs last paid shorts; 0 where there is none
     gauge: Array  # (V, A) notional that a further 1% against it would liquidate, over the depth for 1%; 0 where it is not measured
     reference_variance: Array  # (A,) per step
     steps_per_year: Array  # ()
