@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= results/default
+# test processes; each compiles for itself and takes up to 2 GB
+WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help stress test lint bench clean
@@ -27,7 +29,7 @@ stress: $(VENV)/.ready
 	if [ $$code -eq 1 ]; then echo "The run is complete; its verdict is that limits are breached (stresslev exit code 1)."; else exit $$code; fi
 
 test: $(VENV)/.ready
-	JAX_PLATFORMS=cpu $(BIN)/python -m pytest
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n $(WORKERS) --dist loadscope
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .

@@ -9,6 +9,8 @@ import jax
 import pytest
 from hypothesis import HealthCheck, settings
 
+from stresslev import cache
+
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -18,8 +20,16 @@ settings.load_profile("tests")
 
 ROOT = Path(__file__).resolve().parent.parent
 
+#: Property of a test that had to do without real data; it travels with the test's report, so also from the workers of pytest-xdist.
+_UNCHECKED = "not checked against real data"
 
-_UNCHECKED: list[str] = []
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory):
+    """Compiled programs of the command line go to a folder of this process: not to the user's, and none is read while another test run writes it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(cache.VARIABLE, str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture
@@ -28,11 +38,12 @@ def real_data(request):
     for candidate in (os.environ.get("STRESSLEV_DATA"), ROOT.parent / "shared" / "data"):
         if candidate and Path(candidate).is_dir():
             return Path(candidate)
-    _UNCHECKED.append(request.node.nodeid)
+    request.node.user_properties.append((_UNCHECKED, True))
     return None
 
 
 def pytest_terminal_summary(terminalreporter):
     """Say what was not checked for want of real data."""
-    for name in _UNCHECKED:
-        terminalreporter.write_line(f"not checked against real data (set STRESSLEV_DATA): {name}")
+    reports = [r for several in terminalreporter.stats.values() for r in several if (_UNCHECKED, True) in getattr(r, "user_properties", ())]
+    for name in sorted({report.nodeid for report in reports}):
+        terminalreporter.write_line(f"{_UNCHECKED} (set STRESSLEV_DATA): {name}")
