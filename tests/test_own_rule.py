@@ -59,5 +59,7 @@ def test_a_rule_that_cannot_be_used_is_refused(brake, change, words):
 def test_a_refused_rule_ends_with_exit_code_2_and_writes_nothing(brake, capsys):
     (brake / "brake.py").write_text("", encoding="utf-8")
     out = brake / "out"
-    assert cli.main(["run", "gap_35_half_depth", "--policy", str(brake / "brake.toml"), "--accounts", "300", "--out", str(out)]) == 2
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["run", "gap_35_half_depth", "--policy", str(brake / "brake.toml"), "--accounts", "300", "--out", str(out)])
+    assert stop.value.code == 2
     assert not out.exists() and "brake:DrawdownBrake" in capsys.readouterr().err
