@@ -11,6 +11,8 @@ from functools import lru_cache
 import numba as nb
 import numpy as np
 
+from stresslev.engine.types import RESTORE
+
 _MAX_PASSES = 64
 _REFERENCE_MOVE = 0.01
 _OPTIONS = {"fastmath": {"contract", "nsz"}, "error_model": "numpy", "nogil": True}
@@ -277,8 +279,6 @@ def program(assets: int, tiers: int):
                         residual -= sold[v, a] * between[a]
                         worst[0] = max(worst[0], abs(sums[5 + a] + sold[v, a]) * price[a])
                     worst[0] = max(worst[0], abs(residual))
-                if not np.any((total[:, 0] > 0) & (left > 0)):
-                    break
                 more = False
                 for v in range(n_pools):
                     more = more or (total[v, 0] > 0 and left[v] > 0)
@@ -308,11 +308,11 @@ def prepare(system, policy, path, block_pool: np.ndarray, size: int, dtype, task
         "block_pool": np.ascontiguousarray(block_pool, np.int32),
         "size": size,
         "tables": cast(floor, np.cumsum(steps, axis=2), np.cumsum(steps * floor, axis=2)),
-        "pools": (np.asarray(system.restore, bool), *cast(system.target_health, fee, to_fund, system.capacity, system.insurance_fund)),
+        "pools": (np.asarray(system.rule) == RESTORE, *cast(system.target_health, fee, to_fund, system.capacity, system.insurance_fund)),
         "markets": cast(
             system.reference_price,
-            system.depth,
-            system.impact_exponent,
+            system.impact.depth,
+            system.impact.exponent,
             system.permanent_share,
             system.transient_decay,
             system.volatility_decay,

@@ -13,6 +13,7 @@ import hashlib
 import importlib.metadata
 import json
 import os
+import pickle
 import platform
 import resource
 import statistics
@@ -170,14 +171,12 @@ def time_engine(folder: Path, dtype, names: list[str], repeats: int, most: int) 
     import jax.numpy as jnp
     import numpy as np
 
-    from stresslev.engine.simulate import advance, initial_state, residual_tolerance
-    from stresslev.engine.types import Accounts, Policy, System, cast
-    from stresslev.engine.types import Path as EnginePath
+    from stresslev.engine.simulate import advance, all_channels, initial_state, residual_tolerance
+    from stresslev.engine.types import Accounts, cast
 
-    stored = np.load(folder / "case.npz")
-    system = cast(System(**{f.name: stored[f.name] for f in dataclasses.fields(System)}), dtype)
-    policy = cast(Policy(maintenance_multiplier=stored["maintenance_multiplier"]), dtype)
-    assets = len(stored["reference_price"])
+    case = load_case(folder)
+    system, policy, channels = cast(case["system"], dtype), cast(case["policy"], dtype), all_channels(dtype)
+    assets = len(case["system"].reference_price)
 
     def load(name):
         return jnp.array(np.load(folder / f"{name}.npy"))
@@ -189,19 +188,19 @@ def time_engine(folder: Path, dtype, names: list[str], repeats: int, most: int) 
             liquidated=load("liquidated"),
             block_pool=load("block_pool"),
         )
-        state = initial_state(system, (accounts,))
+        state = initial_state(system, (accounts,), policy=policy)
         tolerance = residual_tolerance(state, system)
-        # two leaves of a fresh state may be the same buffer, and `advance` takes over the buffers it is given
-        market, ledger = jax.tree.map(jnp.copy, (state.market, state.ledger))
-        return jax.block_until_ready((dataclasses.replace(state, market=market, ledger=ledger), tolerance))
+        # two leaves of a fresh state may be the same buffer, and `advance` takes over the buffers it is given; those of accounts are their own
+        own = {f.name: jax.tree.map(jnp.copy, getattr(state, f.name)) for f in dataclasses.fields(state) if f.name != "populations"}
+        return jax.block_until_ready((dataclasses.replace(state, **own), tolerance))
 
     out = {}
     for name in names:
-        path = cast(EnginePath(stored[f"{name}_log_price"], stored[f"{name}_depth_factor"]), dtype)
+        path = cast(case["paths"][name], dtype)
 
         def call(given, path=path):
             state, tolerance = given
-            return jax.block_until_ready(advance(state, system, policy, path, jnp.int32(most), tolerance))
+            return jax.block_until_ready(advance(state, system, policy, channels, path, jnp.int32(most), tolerance))
 
         out[name] = measure(fresh, call, lambda r: summarise(engine_series(r[1])) | {"status": int(r[0].status)}, repeats)
         out[name]["peak_mib"] = peak_bytes() / MIB
@@ -210,14 +209,11 @@ def time_engine(folder: Path, dtype, names: list[str], repeats: int, most: int) 
 
 def time_numba(folder: Path, dtype, names: list[str], repeats: int, most: int) -> dict:
     """The Numba loop on the stored case, per workload."""
-    import types
-
     import numba_loop
     import numpy as np
 
-    stored = np.load(folder / "case.npz")
-    case = types.SimpleNamespace(**{k: stored[k] for k in stored.files})
-    assets = len(case.reference_price)
+    case = load_case(folder)
+    assets = len(case["system"].reference_price)
     size = np.load(folder / "equity.npy", mmap_mode="r").shape[1]
 
     def fresh():
@@ -229,8 +225,7 @@ def time_numba(folder: Path, dtype, names: list[str], repeats: int, most: int) -
 
     out = {}
     for name in names:
-        path = types.SimpleNamespace(log_price=stored[f"{name}_log_price"], depth_factor=stored[f"{name}_depth_factor"])
-        ready = numba_loop.prepare(case, case, path, np.load(folder / "block_pool.npy"), size, dtype)
+        ready = numba_loop.prepare(case["system"], case["policy"], case["paths"][name], np.load(folder / "block_pool.npy"), size, dtype)
         out[name] = measure(fresh, lambda g, ready=ready: numba_loop.run(*g, ready, most), summarise, repeats)
         out[name]["peak_mib"] = peak_bytes() / MIB
     return out
@@ -239,30 +234,27 @@ def time_numba(folder: Path, dtype, names: list[str], repeats: int, most: int) -
 # Work done in processes of its own
 
 
+def load_case(folder: Path) -> dict:
+    """System, policy and paths that `work_store` has written, float64 NumPy."""
+    return pickle.loads((folder / "case.pickle").read_bytes())
+
+
 def work_store(job: dict) -> dict:
     """Make the case and write it to a folder, so that neither program's memory holds what making it took."""
-    import dataclasses
-
     import numpy as np
     import workload
-
-    from stresslev.book.book import to_blocks
 
     folder = Path(job["folder"])
     book = workload.book(job["accounts"], job["assets"])
     case = workload.case(book)
-    accounts, _ = to_blocks(book, np.dtype(job["dtype"]))
+    accounts = case.accounts(book, job["dtype"])
     np.save(folder / "equity.npy", accounts.equity_at_reference)
     for a, q in enumerate(accounts.quantity):
         np.save(folder / f"quantity{a}.npy", q)
     np.save(folder / "liquidated.npy", accounts.liquidated)
     np.save(folder / "block_pool.npy", accounts.block_pool)
-    arrays = {f.name: getattr(case.system, f.name) for f in dataclasses.fields(case.system)}
-    arrays["maintenance_multiplier"] = case.policy.maintenance_multiplier
-    for name in workload.WORKLOADS:
-        path = workload.path(name, job["assets"])
-        arrays |= {f"{name}_log_price": path.log_price, f"{name}_depth_factor": path.depth_factor}
-    np.savez(folder / "case.npz", **arrays)
+    paths = {name: workload.path(name, job["assets"]) for name in workload.WORKLOADS}
+    (folder / "case.pickle").write_bytes(pickle.dumps({"system": case.system, "policy": case.policy, "paths": paths}))
     return {"blocks": list(accounts.equity_at_reference.shape), "gross_notional": float(book.gross_notional.sum())}
 
 
@@ -295,7 +287,6 @@ def work_verify(job: dict) -> dict:
     import numpy as np
     import workload
 
-    from stresslev.book.book import to_blocks
     from tests.systems import engine_arguments, random_case
 
     worst: dict[str, float] = {}
@@ -322,7 +313,7 @@ def work_verify(job: dict) -> dict:
                 for name in workload.WORKLOADS:
                     path = workload.path(name, assets)
                     label = f"{name}, {np.dtype(dtype).name}: {assets} assets"
-                    compare(label, (case.system, case.policy, to_blocks(book, dtype)[0], path, workload.MAX_ROUNDS, dtype), limit)
+                    compare(label, (case.system, case.policy, case.accounts(book, dtype), path, workload.MAX_ROUNDS, dtype), limit)
     return {"failures": failures, "largest_differences": worst}
 
 
@@ -359,8 +350,9 @@ def machine() -> dict:
 def engine_digest() -> str:
     """SHA-256 over the engine's sources: which engine the numbers belong to."""
     digest = hashlib.sha256()
-    for file in sorted((ROOT / "stresslev" / "engine").glob("*.py")):
-        digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    engine = ROOT / "stresslev" / "engine"
+    for file in sorted(engine.rglob("*.py")):
+        digest.update(file.relative_to(engine).as_posix().encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()
 
 

@@ -4,12 +4,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from stresslev import assemble
 from stresslev.book.book import Book
-from stresslev.engine.types import Path, Policy, System
+from stresslev.book.layout import sorts, to_blocks
+from stresslev.config.load import load_system
+from stresslev.config.policy import PolicySpec
+from stresslev.config.spec import SystemSpec
+from stresslev.engine.types import Accounts, Path, Policy, System
 
-#: Binance USD-M leverage brackets of BTC/USDT on 2025-09-29, used for every asset so that the number of tiers is the same everywhere.
-FLOORS_USD = np.array([0, 300e3, 800e3, 3e6, 12e6, 70e6, 100e6, 230e6, 480e6, 600e6, 800e6, 1200e6])
-MAINTENANCE_RATES = np.array([0.004, 0.005, 0.0065, 0.01, 0.02, 0.025, 0.05, 0.1, 0.125, 0.15, 0.25, 0.5])
+#: Binance's brackets of BTC, used for every asset so that the number of tiers is the same everywhere.
+TIERS = load_system("three_perp_venues").tiers["binance_BTC"]
+FLOORS_USD, MAINTENANCE_RATES = np.array(TIERS.floors_usd), np.array(TIERS.maintenance_rates)
 PRICES = np.array([100000.0, 4000.0, 200.0, 3.5])
 POOLS = ("full", "full_with_capacity", "restore")
 WORKLOADS = ("calm", "crash")
@@ -21,8 +26,14 @@ MAX_ROUNDS = 3
 class Case:
     """Everything but the accounts, float64 NumPy."""
 
+    spec: SystemSpec
     system: System
     policy: Policy
+
+    def accounts(self, book: Book, dtype) -> Accounts:
+        """The book as the engine's one population."""
+        [population] = to_blocks(book, sorts(self.spec), np.dtype(dtype)).populations
+        return population
 
 
 def _requirement(notional: np.ndarray) -> np.ndarray:
@@ -60,39 +71,55 @@ def book(accounts: int, assets: int, seed: int = 0) -> Book:
     )
 
 
-def case(accounts: Book) -> Case:
+def _spec(accounts: Book) -> SystemSpec:
     """Three pools (full; full with capacity; restore) and markets whose depth is 2% of the gross notional."""
-    assets, pools = len(accounts.assets), len(POOLS)
-    by_asset = np.array([np.abs(q).sum() * p for q, p in zip(accounts.quantity, accounts.reference_price, strict=True)])
-    by_pool = np.bincount(accounts.pool, weights=accounts.gross_notional, minlength=pools)
+    by_asset = np.abs(accounts.value).sum(axis=1)
+    by_pool = np.bincount(accounts.pool, weights=accounts.gross_notional, minlength=len(POOLS))
+    # wanted of every venue whose book is sampled, which this is not
+    interest = dict(zip(accounts.assets, by_asset / len(POOLS), strict=True))
+    market = {
+        "volatility": 0.6,
+        "permanent_share": 0.05,
+        "impact_half_life_minutes": 2,
+        "volatility_half_life_minutes": 30,
+        "depth_volatility_exponent": 0.35,
+        "depth_floor": 0.05,
+    }
 
-    def table(row):
-        return np.broadcast_to(row, (pools, assets, len(row))).copy()
+    def pool(usd, fee_bps, taker_bps, rule="full", capacity=None):
+        return {
+            "kind": "perp",
+            "insurance_fund_usd": 0.0002 * usd,
+            "waterfall": ["insurance_fund"],
+            "liquidation_fee_bps": fee_bps,
+            "taker_fee_bps": taker_bps,
+            "liquidation": {"rule": rule},
+            "liquidation_capacity_usd_per_minute": capacity,
+            "tiers": dict.fromkeys(accounts.assets, "binance_BTC"),
+            "open_interest_usd": interest,
+        }
 
-    def same(value):
-        return np.full(assets, value)
-
-    minutes_per_year = 365 * 24 * 60
-    system = System(
-        reference_price=accounts.reference_price,
-        tier_floor=table(FLOORS_USD),
-        tier_step=table(np.diff(MAINTENANCE_RATES, prepend=0.0)),
-        restore=np.array([False, False, True]),
-        target_health=np.array([1.25, 1.25, 1.25]),
-        liquidation_fee=np.array([0.005, 0.005, 0.01]),
-        taker_fee=np.array([0.0006, 0.0006, 0.0005]),
-        capacity=np.array([np.inf, 0.005 * by_pool[1], np.inf]),
-        insurance_fund=0.0002 * by_pool,
-        depth=0.02 * by_asset,
-        impact_exponent=same(1.0),
-        permanent_share=same(0.05),
-        transient_decay=same(2 ** (-1 / 2)),
-        volatility_decay=same(2 ** (-1 / 30)),
-        reference_variance=same(0.6**2 / minutes_per_year),
-        depth_volatility_exponent=same(0.35),
-        depth_floor=same(0.05),
+    pools = (pool(by_pool[0], 50, 6), pool(by_pool[1], 50, 6, capacity=0.005 * by_pool[1]), pool(by_pool[2], 100, 5, rule="restore"))
+    return SystemSpec.model_validate(
+        {
+            "kind": "system",
+            "name": "bench",
+            "assets": {name: market | {"depth_usd": 0.02 * usd} for name, usd in zip(accounts.assets, by_asset, strict=True)},
+            "tiers": {"binance_BTC": TIERS},
+            "pools": dict(zip(POOLS, pools, strict=True)),
+        }
     )
-    return Case(system=system, policy=Policy(maintenance_multiplier=np.ones((pools, assets))))
+
+
+def case(accounts: Book) -> Case:
+    """The system that goes with a book, in steps of a minute, under the plain policy."""
+    spec = _spec(accounts)
+    grid = assemble.Grid(accounts.reference_price, 1.0)
+    return Case(
+        spec=spec,
+        system=assemble.system_arrays(spec, accounts.reference_price, grid.step_minutes),
+        policy=assemble.policy_arrays(PolicySpec(), spec, grid),
+    )
 
 
 def path(workload: str, assets: int, steps: int = STEPS) -> Path:
