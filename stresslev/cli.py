@@ -114,7 +114,7 @@ def _print_outcome(outcome, folder: Path | None) -> None:
     for key, metric in METRICS.items():
         cells = []
         for scenario, values in outcome.metrics.items():
-            text = _number(values[key], metric.units)
+            text = _number(values.get(key), metric.units)
             cells.append(f"[bold red]{text} ![/]" if (key, scenario) in bad else text)
         table.add_row(metric.title, *cells)
     out_console.print(table)
@@ -132,15 +132,37 @@ def _print_outcome(outcome, folder: Path | None) -> None:
         out_console.print(f"report: {folder / 'report.html'}", highlight=False, markup=False, soft_wrap=True)
 
 
-def _execute(plan, out: Path) -> int:
-    """Run a plan into a folder; the folder appears only when everything is written."""
-    from stresslev import cache, report
-    from stresslev.results import RESULT_FILES
-    from stresslev.run import run_plan, save
-    from stresslev.write import folder_atomically
+def _print_comparison(comparison, folder: Path) -> None:
+    from stresslev import policies
+    from stresslev.metrics import MEASURES, METRICS
 
-    cache.enable()
-    # asked to end, end as on Ctrl-C: nothing half-written stays behind
+    found = {name: policies.measures(outcome) for name, outcome in comparison.outcomes.items()}
+    table = Table(title=f"{comparison.outcomes[comparison.first].plan.title}: worst of {len(comparison.scenarios)}", title_justify="left")
+    table.add_column("measure")
+    for name in found:
+        table.add_column(escape(name), justify="right")
+    for key in (k for group in MEASURES.values() for k in group):
+        values = {name: m[key]["worst"] for name, m in found.items() if key in m}
+        if values:
+            cells = [_number(values.get(name), METRICS[key].units) for name in found]
+            table.add_row(METRICS[key].title, *cells)
+    checks = [f"{sum(f.breached for f in o.findings)} of {len(o.findings)}" if o.findings else "none set" for o in comparison.outcomes.values()]
+    table.add_row("limits breached", *checks)
+    out_console.print(table)
+    for one in policies.worse(comparison):
+        for key, (value, first) in one.changes.items():
+            metric = METRICS[key]
+            line = f"worse under {one.policy}: {metric.title} in {one.scenario}: {_number(value, metric.units)}, "
+            line += f"under {comparison.first} {_number(first, metric.units)}"
+            out_console.print(line, highlight=False, markup=False, soft_wrap=True)
+    if comparison.breached:
+        out_console.print("LIMITS BREACHED", style="bold red")
+    out_console.print(f"report: {folder / 'report.html'}", highlight=False, markup=False, soft_wrap=True)
+
+
+@contextmanager
+def _stoppable() -> Iterator:
+    """A progress callback, as `_progress` yields. Asked to end, it ends as on Ctrl-C: nothing half-written stays behind."""
     asked: list[int] = []
 
     def stop(number, frame):
@@ -149,8 +171,7 @@ def _execute(plan, out: Path) -> int:
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
-    defect = None
-    with folder_atomically(out, RESULT_FILES) as folder, _progress() as progress:
+    with _progress() as progress:
 
         def show(stage: str, done: int, total: int) -> None:
             # an interrupt that falls into the interpreter's own housekeeping is lost there
@@ -158,18 +179,61 @@ def _execute(plan, out: Path) -> int:
                 raise KeyboardInterrupt
             progress(stage, done, total)
 
-        outcome = run_plan(plan, show)
-        progress("report", 0, 1)
-        save(outcome, folder)
-        try:
-            report.write(folder)
-        except Exception as error:  # the finished run is kept whatever happens to its picture
-            defect = error
-        progress("report", 1, 1)
-    _print_outcome(outcome, out)
+        yield show
+
+
+def _write_report(folder: Path) -> Exception | None:
+    """Write the report of a folder; a finished run is kept whatever happens to its picture, so a defect is handed back."""
+    from stresslev import report
+
+    try:
+        report.write(folder)
+    except Exception as error:
+        return error
+    return None
+
+
+def _finish(breached: bool, defect: Exception | None) -> int:
     if defect is not None:
         raise defect
-    return BREACHED if outcome.breached else WITHIN
+    return BREACHED if breached else WITHIN
+
+
+def _execute(plan, out: Path) -> int:
+    """Run a plan into a folder; the folder appears only when everything is written."""
+    from stresslev import cache
+    from stresslev.results import RESULT_FILES
+    from stresslev.run import run_plan, save
+    from stresslev.write import folder_atomically
+
+    cache.enable()
+    with folder_atomically(out, RESULT_FILES) as folder, _stoppable() as progress:
+        outcome = run_plan(plan, progress)
+        progress("report", 0, 1)
+        save(outcome, folder)
+        defect = _write_report(folder)
+        progress("report", 1, 1)
+    _print_outcome(outcome, out)
+    return _finish(outcome.breached, defect)
+
+
+def _execute_comparison(plans, out: Path) -> int:
+    """Run plans that differ in their policy into a folder with a folder for each."""
+    from stresslev import cache, policies
+
+    policies.check(plans)
+    cache.enable()
+    names = [p.policy.name for p in plans]
+    with policies.folder_of(out, names) as folder, _stoppable() as progress:
+        comparison = policies.compare(plans, progress)
+        policies.save(comparison, folder)
+        defects = []
+        for number, place in enumerate((*(folder / n for n in names), folder)):
+            progress("reports", number, len(names) + 1)
+            defects.append(_write_report(place))
+        progress("reports", len(names) + 1, len(names) + 1)
+    _print_comparison(comparison, out)
+    return _finish(comparison.breached, next((d for d in defects if d is not None), None))
 
 
 @app.command("run")
@@ -183,13 +247,19 @@ def run_command(
     attribution: Annotated[
         bool | None, typer.Option("--attribution/--no-attribution", help="Also say which way losses travelled; default: as the suite says.")
     ] = None,
-    set_: Sets = [],  # noqa: B006 (typer reads the default, nobody changes it)
+    policy: Annotated[
+        list[str],
+        typer.Option("--policy", metavar="FILE", help="Policy file, or the name of a shipped one; repeat it to compare policies with the first."),
+    ] = [],  # noqa: B006 (typer reads the default, nobody changes it)
+    set_: Sets = [],  # noqa: B006
 ) -> None:
-    """Run a suite or a scenario and write result.nc, summary.json and report.html."""
+    """Run a suite or a scenario and write result.nc, summary.json and report.html; with several policies, a folder for each and their comparison."""
     from stresslev.config.load import load_plan
 
-    plan = load_plan(what, system=system, overrides=set_, accounts=accounts, seed=seed, precision=precision, attribution=attribution)
-    raise typer.Exit(_execute(plan, out or Path("results") / plan.name))
+    more = {"accounts": accounts, "seed": seed, "precision": precision, "attribution": attribution}
+    plans = [load_plan(what, system=system, policy=p, overrides=set_, **more) for p in policy or (None,)]
+    place = out or Path("results") / plans[0].name
+    raise typer.Exit(_execute(plans[0], place) if len(plans) == 1 else _execute_comparison(plans, place))
 
 
 @app.command()

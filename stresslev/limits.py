@@ -1,5 +1,7 @@
 """Risk limits: bounds on metrics, and what the results say about them."""
 
+import math
+
 from stresslev.config.spec import LimitSpec
 from stresslev.errors import InputError, Problem, did_you_mean
 from stresslev.metrics import METRICS, Finding
@@ -13,14 +15,14 @@ def check_names(limits: dict[str, LimitSpec], file) -> None:
 
 
 def judge(limits: dict[str, LimitSpec], metrics: dict[str, dict[str, float]]) -> list[Finding]:
-    """Hold every limit against every scenario; a value that is not a number breaches.
+    """Hold every limit against every scenario; a value that is not a number, or that the results do not allow, breaches.
 
     Args: limits by metric; metrics by scenario, then by name.
     """
     findings = []
     for scenario, values in metrics.items():
         for name, limit in limits.items():
-            value = values[name]
+            value = values.get(name, math.nan)
             for side, bound in (("max", limit.max), ("min", limit.min)):
                 if bound is not None:
                     within = value <= bound if side == "max" else value >= bound

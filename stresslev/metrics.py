@@ -1,18 +1,48 @@
 """Metrics as data: what each measures, in which unit, and how it is computed from one scenario's results."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import xarray as xr
 
-#: An exogenous fall below this counts as this in the amplification, so that a cascade out of nothing shows and rounding does not.
-LEAST_FALL = 0.01
+from stresslev import procyclicality
+from stresslev.quantities import (
+    allowed,
+    allowed_by_group,
+    amplification,
+    basis,
+    capped,
+    closed_each_step,
+    closed_usd,
+    deleveraged_usd,
+    fall,
+    forced_usd,
+    fund_fall,
+    held_usd,
+    initial_interest,
+    initial_requirement,
+    insolvent,
+    largest_increase_within,
+    last,
+    lends,
+    maintenance_requirement,
+    over_interest,
+    positions_usd,
+    ratio,
+    steps,
+    total,
+    used,
+)
+
+#: Which values of a metric are better.
+LOWER, HIGHER = "lower", "higher"
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A number about one scenario. Larger is worse for every metric here."""
+    """A number about one scenario."""
 
     name: str
     title: str
@@ -20,6 +50,22 @@ class Metric:
     description: str
     compute: Callable[[xr.Dataset], float]
     per_pool: Callable[[xr.Dataset], xr.DataArray] | None = None
+    per_group: Callable[[xr.Dataset], xr.DataArray] | None = None  # by size of account
+    better: Literal["lower", "higher"] = LOWER
+    needs: tuple[str, ...] = ()  # variables that results of earlier versions lack; without them there is no value
+    when: Callable[[xr.Dataset], bool] | None = None  # what the scenario must have for there to be a value
+
+    def known(self, ds: xr.Dataset) -> bool:
+        """Whether a scenario's results hold what this is computed from."""
+        return all(name in ds for name in self.needs) and (self.when is None or self.when(ds))
+
+    def worse(self, value: float, than: float) -> bool:
+        """Whether one value is worse than another."""
+        return value > than if self.better == LOWER else value < than
+
+    def worst(self, values: Iterable[float]) -> float:
+        """The worst of some values."""
+        return max(values) if self.better == LOWER else min(values)
 
 
 @dataclass(frozen=True)
@@ -35,76 +81,31 @@ class Finding:
     reason: str
 
 
-def _initial_interest(ds: xr.Dataset) -> xr.DataArray:
-    """Open interest and loans at the start, by pool: what deficits are held against."""
-    return (ds.open_interest_usd + ds.borrowed_usd).isel(time=0).sum("asset")
-
-
-def _last(variable: xr.DataArray) -> xr.DataArray:
-    return variable.isel(time=-1)
-
-
-def _ratio(part, whole):
-    """part / whole, 0 where both are 0 and infinite where only the whole is."""
-    part, whole = xr.DataArray(part), xr.DataArray(whole)
-    return xr.where(whole > 0, part / xr.where(whole > 0, whole, 1), xr.where(part > 0, np.inf, 0.0))
-
-
-def _over_interest(ds: xr.Dataset, *usd) -> float:
-    """The largest of some USD figures over open interest and loans at the start."""
-    return float(_ratio(max(float(x) for x in usd), _initial_interest(ds).sum()))
-
-
-def fall(price: xr.DataArray) -> xr.DataArray:
-    """Deepest fall from the start, per asset, as a fraction."""
-    return 1 - price.min("time") / price.isel(time=0)
-
-
-def amplification(ds: xr.Dataset) -> xr.DataArray:
-    """Per asset: fall with the cascade over fall without; where the exogenous price falls by less than 1%, one plus the further fall over 1%."""
-    outside = fall(ds.exogenous_price_usd)
-    return 1 + (fall(ds.price_usd) - outside) / np.maximum(outside, LEAST_FALL)
-
-
-def _both_sides(ds: xr.Dataset, long: xr.DataArray, short: xr.DataArray) -> xr.DataArray:
-    """Positions of both sides; of a lender only the debt repaid, which the collateral that was taken pays for."""
-    lends = (ds.supplied_usd + ds.borrowed_usd).isel(time=0).sum("asset") > 0
-    return xr.where(lends, 0.0, long) + short
-
-
-def _closed_usd(ds):
-    """Positions closed and debt repaid, in USD at the starting prices, per pool."""
-    return (_both_sides(ds, ds.closed_long, ds.closed_short) * ds.price_usd.isel(time=0)).sum(("time", "asset"))
-
-
-def _closed_each_step(ds):
-    return _both_sides(ds, ds.closed_long_usd, ds.closed_short_usd).sum("asset")
-
-
-def _positions_usd(ds):
-    return (ds.customer_long + ds.customer_short).sel(ends="start").dot(ds.price_usd.isel(time=0), dim="asset")
-
-
-def _held_usd(ds):
-    return _positions_usd(ds) + ds.borrowed_usd.isel(time=0).sum("asset")
-
-
-def _total(variable: xr.DataArray) -> xr.DataArray:
-    """Sum of a flow over the run."""
-    return variable.astype(float).sum("time")
-
-
-def _deleveraged_usd(ds):
-    return (_total(ds.deleveraged) * ds.price_usd.isel(time=0)).sum("asset")
-
-
-def _basis(ds):
-    return abs(ds.venue_price_usd / ds.price_usd - 1).max(("time", "asset"))
-
-
-def _insolvent(ds):
-    short = (_last(ds.bad_debt_usd) > _last(ds.treasury_usd)) & (_last(ds.net_worth_usd) <= 0)
-    return (short | (_last(ds.net_worth_usd) < 0)).astype(int)
+def _cycle(name: str, of: str, requirement: Callable[[xr.Dataset], np.ndarray], needs: tuple[str, ...]) -> tuple[Metric, ...]:
+    """How much a requirement moves by itself (Murphy, Vasios and Vause 2014)."""
+    title = of[0].upper() + of[1:]
+    fixed = f"{of} of the portfolio held at the start, which neither prices nor trades change"
+    return (
+        Metric(
+            f"{name}_peak_to_trough",
+            f"{title}, peak to trough",
+            "1",
+            f"Largest over least {fixed}",
+            lambda ds: float(procyclicality.peak_to_trough(requirement(ds))),
+            needs=needs,
+        ),
+        *(
+            Metric(
+                f"{name}_largest_increase_{short}",
+                f"{title}, largest increase in {long}",
+                "1",
+                f"Largest relative increase within {long} of the {fixed}",
+                lambda ds, minutes=minutes: largest_increase_within(requirement(ds), steps(ds, minutes)),
+                needs=needs,
+            )
+            for short, long, minutes in (("1h", "an hour", 60), ("1d", "a day", 1440))
+        ),
+    )
 
 
 METRICS: dict[str, Metric] = {
@@ -115,96 +116,97 @@ METRICS: dict[str, Metric] = {
             "Bad debt over open interest",
             "1",
             "Losses that nobody bore, over open interest and loans at the start",
-            lambda ds: float(_ratio(_last(ds.bad_debt_usd).sum(), _initial_interest(ds).sum())),
-            lambda ds: _ratio(_last(ds.bad_debt_usd), _initial_interest(ds)),
+            lambda ds: float(ratio(last(ds.bad_debt_usd).sum(), initial_interest(ds).sum())),
+            lambda ds: ratio(last(ds.bad_debt_usd), initial_interest(ds)),
         ),
         Metric(
             "bad_debt_usd",
             "Bad debt",
             "USD",
             "Losses that no account, no insurance fund, no winner and no depositor bore",
-            lambda ds: float(_last(ds.bad_debt_usd).sum()),
-            lambda ds: _last(ds.bad_debt_usd),
+            lambda ds: float(last(ds.bad_debt_usd).sum()),
+            lambda ds: last(ds.bad_debt_usd),
         ),
         Metric(
             "deficit_over_open_interest",
             "Losses beyond margin over open interest",
             "1",
             "Negative equity left by accounts that were closed, before anyone bore it, over open interest and loans at the start",
-            lambda ds: float(_ratio(_total(ds.deficit_usd).sum(), _initial_interest(ds).sum())),
-            lambda ds: _ratio(_total(ds.deficit_usd), _initial_interest(ds)),
+            lambda ds: float(ratio(total(ds.deficit_usd).sum(), initial_interest(ds).sum())),
+            lambda ds: ratio(total(ds.deficit_usd), initial_interest(ds)),
         ),
         Metric(
             "adl_over_open_interest",
             "Losses borne by deleveraged winners over open interest",
             "1",
             "What winners forgo in auto-deleveraging, over open interest and loans at the start",
-            lambda ds: float(_ratio(_total(ds.adl_usd).sum(), _initial_interest(ds).sum())),
-            lambda ds: _ratio(_total(ds.adl_usd), _initial_interest(ds)),
+            lambda ds: float(ratio(total(ds.adl_usd).sum(), initial_interest(ds).sum())),
+            lambda ds: ratio(total(ds.adl_usd), initial_interest(ds)),
         ),
         Metric(
             "deleveraged_notional_share",
             "Notional deleveraged",
             "1",
             "Positions of winners closed by auto-deleveraging over the positions held at the start on both sides, at starting prices",
-            lambda ds: float(_ratio(_deleveraged_usd(ds).sum(), _positions_usd(ds).sum())),
-            lambda ds: _ratio(_deleveraged_usd(ds), _positions_usd(ds)),
+            lambda ds: float(ratio(deleveraged_usd(ds).sum(), positions_usd(ds).sum())),
+            lambda ds: ratio(deleveraged_usd(ds), positions_usd(ds)),
         ),
         Metric(
             "socialised_over_open_interest",
             "Socialised losses over open interest",
             "1",
             "Losses spread over winners or depositors, over open interest and loans at the start",
-            lambda ds: float(_ratio(_total(ds.socialised_usd).sum(), _initial_interest(ds).sum())),
-            lambda ds: _ratio(_total(ds.socialised_usd), _initial_interest(ds)),
+            lambda ds: float(ratio(total(ds.socialised_usd).sum(), initial_interest(ds).sum())),
+            lambda ds: ratio(total(ds.socialised_usd), initial_interest(ds)),
         ),
         Metric(
             "credit_loss_usd",
             "Credit losses between pools",
             "USD",
             "Claims on other pools that are lost at the end, once credit between pools is cleared",
-            lambda ds: float(_last(ds.credit_loss_usd).sum()),
-            lambda ds: _last(ds.credit_loss_usd),
+            lambda ds: float(last(ds.credit_loss_usd).sum()),
+            lambda ds: last(ds.credit_loss_usd),
         ),
         Metric(
             "insurance_fund_use",
             "Insurance fund use",
             "1",
             "Drawn from insurance funds over what they held at the start; can pass 1, since fees refill them",
-            lambda ds: float(_ratio(ds.fund_draw_usd.sum(), ds.insurance_fund_usd.isel(time=0).sum())),
-            lambda ds: _ratio(ds.fund_draw_usd.sum("time"), ds.insurance_fund_usd.isel(time=0)),
+            lambda ds: float(ratio(ds.fund_draw_usd.sum(), ds.insurance_fund_usd.isel(time=0).sum())),
+            lambda ds: ratio(ds.fund_draw_usd.sum("time"), ds.insurance_fund_usd.isel(time=0)),
         ),
         Metric(
             "insurance_fund_fall",
             "Deepest fall of an insurance fund",
             "1",
             "1 - least balance over starting balance, the worst pool; 1 is exhausted",
-            lambda ds: float(np.max(_fund_fall(ds).values)),
-            lambda ds: _fund_fall(ds),
+            lambda ds: float(np.max(fund_fall(ds).values)),
+            lambda ds: fund_fall(ds),
         ),
         Metric(
             "insolvent_pools",
             "Insolvent pools",
             "pools",
             "Pools whose bad debt exceeds their own treasury and leaves no own funds, and pools with own funds below zero once credit is cleared",
-            lambda ds: float(_insolvent(ds).sum()),
-            lambda ds: _insolvent(ds),
+            lambda ds: float(insolvent(ds).sum()),
+            lambda ds: insolvent(ds),
         ),
         Metric(
             "liquidated_accounts_share",
             "Accounts liquidated",
             "1",
             "Accounts of which the pool closed anything, over all accounts",
-            lambda ds: float(_ratio(ds.newly_liquidated.sum(), ds.accounts.sum())),
-            lambda ds: _ratio(ds.newly_liquidated.sum("time"), ds.accounts),
+            lambda ds: float(ratio(ds.newly_liquidated.sum(), ds.accounts.sum())),
+            lambda ds: ratio(ds.newly_liquidated.sum("time"), ds.accounts),
+            lambda ds: ratio(ds.group_liquidated.sum("pool"), ds.group_accounts.sum("pool")),
         ),
         Metric(
             "liquidated_notional_share",
             "Notional liquidated",
             "1",
             "Positions closed by pools and debt repaid to lenders, over positions of both sides and loans at the start, at starting prices",
-            lambda ds: float(_ratio(_closed_usd(ds).sum(), _held_usd(ds).sum())),
-            lambda ds: _ratio(_closed_usd(ds), _held_usd(ds)),
+            lambda ds: float(ratio(closed_usd(ds).sum(), held_usd(ds).sum())),
+            lambda ds: ratio(closed_usd(ds), held_usd(ds)),
         ),
         Metric(
             "amplification",
@@ -232,40 +234,40 @@ METRICS: dict[str, Metric] = {
             "Unsettled negative equity over open interest",
             "1",
             "Negative equity of accounts that are still open at the end, over open interest and loans at the start",
-            lambda ds: float(_ratio(ds.latent_deficit_usd.sum(), _initial_interest(ds).sum())),
-            lambda ds: _ratio(ds.latent_deficit_usd, _initial_interest(ds)),
+            lambda ds: float(ratio(ds.latent_deficit_usd.sum(), initial_interest(ds).sum())),
+            lambda ds: ratio(ds.latent_deficit_usd, initial_interest(ds)),
         ),
         Metric(
             "peak_liquidation_rate",
             "Peak liquidations in one step",
             "1",
             "Most closed and repaid within one step, over positions of both sides and loans at the start",
-            lambda ds: float(_ratio(_closed_each_step(ds).sum("pool").max(), _held_usd(ds).sum())),
-            lambda ds: _ratio(_closed_each_step(ds).max("time"), _held_usd(ds)),
+            lambda ds: float(ratio(closed_each_step(ds).sum("pool").max(), held_usd(ds).sum())),
+            lambda ds: ratio(closed_each_step(ds).max("time"), held_usd(ds)),
         ),
         Metric(
             "waiting_share",
             "Liquidations nobody took up",
             "1",
             "Demands for closing that found no taker at the price offered, over all demands; an account that waits asks in every step",
-            lambda ds: float(_ratio(_total(ds.waiting).sum(), _total(ds.liquidation_orders).sum())),
-            lambda ds: _ratio(_total(ds.waiting), _total(ds.liquidation_orders)),
+            lambda ds: float(ratio(total(ds.waiting).sum(), total(ds.liquidation_orders).sum())),
+            lambda ds: ratio(total(ds.waiting), total(ds.liquidation_orders)),
         ),
         Metric(
             "margin_calls_usd",
             "Moved between pools by margin calls",
             "USD",
             "Moved by owners from an account in one pool to one in another; of a pool, what came in and what went out, added up",
-            lambda ds: float(_total(abs(ds.margin_calls_usd)).sum() / 2),
-            lambda ds: _total(abs(ds.margin_calls_usd)),
+            lambda ds: float(total(abs(ds.margin_calls_usd)).sum() / 2),
+            lambda ds: total(abs(ds.margin_calls_usd)),
         ),
         Metric(
             "largest_basis",
             "Largest gap between a venue and the market",
             "1",
             "Largest distance, up or down, between the price of a venue and the common price, as a share of the latter",
-            lambda ds: float(_basis(ds).max()),
-            _basis,
+            lambda ds: float(basis(ds).max()),
+            basis,
         ),
         Metric(
             "redemption_shortfall",
@@ -279,15 +281,66 @@ METRICS: dict[str, Metric] = {
             "Funding paid",
             "USD",
             "Funding paid over the run by those who paid",
-            lambda ds: float(_total(ds.funding_paid_usd).sum()),
-            lambda ds: _total(ds.funding_paid_usd),
+            lambda ds: float(total(ds.funding_paid_usd).sum()),
+            lambda ds: total(ds.funding_paid_usd),
         ),
+        Metric(
+            "mean_allowed_leverage",
+            "Leverage allowed",
+            "1",
+            "Notional over the initial margin it needs at the caps in force, averaged over the run; of the portfolio held at the start",
+            lambda ds: float(allowed(ds, "pool", "asset")),
+            lambda ds: allowed(ds, "asset"),
+            allowed_by_group,
+            better=HIGHER,
+            needs=("cap_leverage",),
+            when=capped,
+        ),
+        Metric(
+            "mean_used_leverage",
+            "Leverage used",
+            "1",
+            "Notional of both sides over the equity behind it, each averaged over the run",
+            lambda ds: float(used(ds, "pool", "group")),
+            lambda ds: used(ds, "group"),
+            lambda ds: used(ds, "pool"),
+            better=HIGHER,
+            needs=("group_notional_usd", "group_equity_usd"),
+        ),
+        Metric(
+            "unnecessary_liquidation_share",
+            "Liquidated though they would have survived",
+            "1",
+            "Accounts that, left alone at the marks of the run, would have kept equity and ended above maintenance, of all that venues liquidated",
+            lambda ds: float(ratio(ds.survivors.sum(), ds.newly_liquidated.where(~lends(ds), 0).sum())),
+            lambda ds: ratio(ds.survivors, ds.newly_liquidated.where(~lends(ds), 0).sum("time")),
+            needs=("survivors",),
+        ),
+        Metric(
+            "forced_closing_over_open_interest",
+            "Forced closing over open interest",
+            "1",
+            "Closed by liquidation and forced reduction to caps, on both sides, over open interest and loans at the start; can pass 1",
+            lambda ds: float(ratio(forced_usd(ds).sum(), initial_interest(ds).sum())),
+            lambda ds: ratio(forced_usd(ds), initial_interest(ds)),
+        ),
+        Metric(
+            "margin_called_over_open_interest",
+            "Outside margin over open interest",
+            "1",
+            "Cash that users brought in to meet calls, over open interest and loans at the start",
+            lambda ds: float(ratio(total(ds.margin_posted_usd).sum(), initial_interest(ds).sum())),
+            lambda ds: ratio(total(ds.margin_posted_usd), initial_interest(ds)),
+            needs=("margin_posted_usd",),
+        ),
+        *_cycle("margin", "maintenance margin", maintenance_requirement, ("maintenance_multiplier",)),
+        *_cycle("initial_margin", "initial margin", initial_requirement, ("cap_leverage",)),
         Metric(
             "conservation_residual",
             "Conservation residual",
             "1",
             "Largest imbalance of cash, positions or coins of a pool in one step, over open interest and loans at the start; zero but for rounding",
-            lambda ds: _over_interest(
+            lambda ds: over_interest(
                 ds,
                 abs(ds.cash_residual_usd).max(),
                 (abs(ds.quantity_residual) * ds.price_usd).max(),
@@ -299,7 +352,7 @@ METRICS: dict[str, Metric] = {
             "Conservation residual of the whole run",
             "1",
             "Imbalance of cash, positions or coins over the whole run, all ledgers summed anew, over open interest and loans at the start",
-            lambda ds: _over_interest(
+            lambda ds: over_interest(
                 ds,
                 abs(ds.total_cash_residual_usd).max(),
                 abs(ds.total_quantity_residual_usd).max(),
@@ -310,17 +363,44 @@ METRICS: dict[str, Metric] = {
 }
 
 
-def _fund_fall(ds: xr.Dataset) -> xr.DataArray:
-    start = ds.insurance_fund_usd.isel(time=0)
-    return xr.where(start > 0, 1 - ds.insurance_fund_usd.min("time") / xr.where(start > 0, start, 1), 0.0)
+#: What policies are compared by.
+MEASURES: dict[str, tuple[str, ...]] = {
+    "Safety": ("bad_debt_over_open_interest", "deficit_over_open_interest", "insurance_fund_fall", "insolvent_pools", "amplification"),
+    "Capital efficiency": ("mean_allowed_leverage", "mean_used_leverage"),
+    "User harm": (
+        "liquidated_accounts_share",
+        "unnecessary_liquidation_share",
+        "forced_closing_over_open_interest",
+        "margin_called_over_open_interest",
+    ),
+    "Procyclicality": (
+        "margin_peak_to_trough",
+        "margin_largest_increase_1h",
+        "margin_largest_increase_1d",
+        "initial_margin_peak_to_trough",
+        "initial_margin_largest_increase_1h",
+        "initial_margin_largest_increase_1d",
+    ),
+}
 
 
 def evaluate(ds: xr.Dataset) -> dict[str, float]:
-    """Every registered metric of one scenario."""
-    return {name: metric.compute(ds) for name, metric in METRICS.items()}
+    """Every registered metric of one scenario that its results allow."""
+    return {name: metric.compute(ds) for name, metric in METRICS.items() if metric.known(ds)}
+
+
+def _split(ds: xr.Dataset, dim: str, how: Callable[[Metric], Callable | None]) -> dict[str, dict[str, float]]:
+    """Name along a dimension -> metric -> value; what a newer metric has no value for there is left out."""
+    values = {name: how(m)(ds) for name, m in METRICS.items() if how(m) is not None and m.known(ds)}
+    found = {str(x): {name: float(v.sel({dim: x})) for name, v in values.items()} for x in ds[dim].values}
+    return {x: {n: v for n, v in row.items() if not (np.isnan(v) and METRICS[n].needs)} for x, row in found.items()}
 
 
 def by_pool(ds: xr.Dataset) -> dict[str, dict[str, float]]:
     """Pool -> metric -> value, for the metrics that have a value per pool."""
-    values = {name: m.per_pool(ds) for name, m in METRICS.items() if m.per_pool is not None}
-    return {str(p): {name: float(v.sel(pool=p)) for name, v in values.items()} for p in ds.pool.values}
+    return _split(ds, "pool", lambda m: m.per_pool)
+
+
+def by_group(ds: xr.Dataset) -> dict[str, dict[str, float]]:
+    """Group of accounts, by their size within their pool -> metric -> value, for the metrics that have one; nothing for results without groups."""
+    return _split(ds, "group", lambda m: m.per_group) if "group_accounts" in ds else {}

@@ -215,8 +215,9 @@ class _Watch:
         held = np.searchsorted(self.steps, np.arange(dataset.sizes["time"]), side="right") - 1
         notional, equity, liquidated, accounts = (np.stack(x) for x in zip(*self.standing, strict=True))
         funding = None if state.funding is None else dataset.funding_index_usd.values[1:]
-        end = self.ready.policy.maintenance_multiplier if state.leverage is None else state.leverage.maintenance
-        count, closed = observe.unnecessary(self.start, state, self.ready.system, end, dataset.mark_usd.values[1:], funding)
+        # the fixed multiplier, so that a policy which raises requirements is not the judge of whom it spared
+        fixed = self.ready.policy.maintenance_multiplier
+        count, closed = observe.unnecessary(self.start, state, self.ready.system, fixed, dataset.mark_usd.values[1:], funding)
         values = {
             "group_notional_usd": notional[held],
             "group_equity_usd": equity[held],

@@ -70,6 +70,49 @@ def test_bad_input_exits_2_and_writes_nothing(tmp_path, capsys, arguments):
     assert "error: " in capsys.readouterr().err
 
 
+def _policies(folder, **bodies):
+    """Policy files of these names; returns the options that name them."""
+    options = []
+    for name, body in bodies.items():
+        file = folder / f"{name}.toml"
+        file.write_text(f'kind = "policy"\nname = "{name}"\n{body}\n')
+        options += ["--policy", file]
+    return options
+
+
+def test_several_policies_are_compared_in_one_report(tmp_path, capsys):
+    both = _policies(tmp_path, plain="", strict="maintenance_multiplier = 3")
+    out = tmp_path / "r"
+    _call(*_small(out, *both, "--set", "limits.liquidated_accounts_share.max=0.99"))
+    assert sorted(p.name for p in out.iterdir()) == ["comparison.json", "plain", "report.html", "strict"]
+    assert all(sorted(p.name for p in (out / n).iterdir()) == ["report.html", "result.nc", "summary.json"] for n in ("plain", "strict"))
+    stored = json.loads((out / "comparison.json").read_text())
+    shares = {p["name"]: p["measures"]["liquidated_accounts_share"]["worst"] for p in stored["policies"]}
+    assert shares["strict"] > shares["plain"] > 0
+    said = capsys.readouterr().out
+    assert "strict" in said and "0 of 1" in said
+    # a limit that only one of them breaches is a breach; an earlier comparison may be replaced, and its report be written anew
+    _call(*_small(out, *both, "--set", f"limits.liquidated_accounts_share.max={(shares['plain'] + shares['strict']) / 2}"), code=1)
+    assert "LIMITS BREACHED" in capsys.readouterr().out
+    (out / "report.html").unlink()
+    _call("report", out)
+    assert "Limits breached under strict, kept under plain" in (out / "report.html").read_text()
+
+
+def test_one_policy_is_run_as_ever(tmp_path):
+    out = tmp_path / "r"
+    _call(*_small(out, *_policies(tmp_path, strict="maintenance_multiplier = 3")))
+    assert sorted(p.name for p in out.iterdir()) == ["report.html", "result.nc", "summary.json"]
+
+
+def test_policies_that_cannot_be_compared_exit_2_and_write_nothing(tmp_path, capsys):
+    one = _policies(tmp_path, same="")
+    _call(*_small(tmp_path / "r", *one, *one), code=2)
+    assert "same" in capsys.readouterr().err
+    _call(*_small(tmp_path / "r", *one, "--policy", "nowhere.toml"), code=2)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["same.toml"]
+
+
 def test_numerical_failure_exits_3_and_writes_nothing(tmp_path, capsys):
     _call(*_small(tmp_path / "r", "--set", "system.assets.BTC.depth_usd=1e-30"), code=3)
     assert not list(tmp_path.iterdir())

@@ -60,7 +60,7 @@ def resolve(name: str | Path, base: Path | None = None) -> Path:
     inside = Path(*asked.parts[1:]) if asked.parts[:1] == ("scenarios",) and len(asked.parts) > 1 else asked
     candidates = [asked if base is None else base / asked]
     if not asked.is_absolute():
-        candidates += [shipped / inside, shipped / f"{inside}.toml", shipped / "systems" / f"{inside}.toml"]
+        candidates += [shipped / inside, shipped / f"{inside}.toml", *(shipped / kind / f"{inside}.toml" for kind in ("systems", "policies"))]
     for path in candidates:
         if os.path.isfile(path):
             return path.resolve()

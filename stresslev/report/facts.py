@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stresslev import metrics
-from stresslev.metrics import LEAST_FALL
+from stresslev.quantities import LEAST_FALL
+from stresslev.quantities import fall as deepest_fall
 from stresslev.report.inputs import Scenario
 
 #: A fund counts as run out with less than this share of its start left.
@@ -75,7 +75,7 @@ def fundless_pools(scenario: Scenario) -> list[str]:
 def swings(scenario: Scenario) -> list[Swing]:
     """Falls and rises of every asset with and without the cascade."""
     ds = scenario.data
-    fall, without = metrics.fall(ds.price_usd), metrics.fall(ds.exogenous_price_usd)
+    fall, without = deepest_fall(ds.price_usd), deepest_fall(ds.exogenous_price_usd)
     rise, rise_without = (p.max("time") / p.isel(time=0) - 1 for p in (ds.price_usd, ds.exogenous_price_usd))
     trough = ds.price_usd.argmin("time")
     columns = [v.transpose("asset").values.tolist() for v in (fall, without, rise, rise_without)]

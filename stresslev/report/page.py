@@ -2,27 +2,12 @@
 
 import json
 import re
-from datetime import datetime
-from importlib.resources import files
 from itertools import count
 
-from plotly.offline import get_plotlyjs
-
 from stresslev.report import losses, plots, sections, sentences, system_tables, tables, words
+from stresslev.report.frame import contents, created, facts, items, no_script, page, section
 from stresslev.report.inputs import Run, Scenario
-from stresslev.report.markup import Html, join, tag
-
-#: Nothing is fetched from anywhere: the browser is told to refuse it.
-_POLICY = "; ".join(
-    (
-        "default-src 'none'",
-        "script-src 'unsafe-inline'",
-        "style-src 'unsafe-inline'",
-        "img-src data: blob:",
-        "base-uri 'none'",
-        "form-action 'none'",
-    )
-)
+from stresslev.report.markup import Html, tag
 
 _ASSUMPTIONS, _HEALTH, _REPRODUCE = "Assumptions and limits of the model", "Numerical health", "How to reproduce this report"
 
@@ -36,37 +21,11 @@ NOT_MODELLED = (
 )
 
 
-def _package_text(name: str) -> str:
-    return files(__package__).joinpath(name).read_text(encoding="utf-8")
-
-
-def _section(identity: str, title: str, *content, **attributes) -> Html:
-    heading = tag("h2", title, id=f"{identity}-title")
-    return tag("section", heading, *content, id=identity, aria_labelledby=f"{identity}-title", **attributes)
-
-
-def _items(texts, **attributes) -> Html | None:
-    return tag("ul", [tag("li", t) for t in texts], **attributes) if texts else None
-
-
-def _facts(pairs, **attributes) -> Html:
-    return tag("dl", [tag("div", tag("dt", name), tag("dd", value)) for name, value in pairs], **attributes)
-
-
-def _created(run: Run) -> str:
-    text = run.attributes.get("created", "")
-    try:
-        time = datetime.fromisoformat(text)
-    except ValueError:
-        return text
-    return f"{words.date(time)}, {time:%H:%M} UTC"
-
-
 def _header(run: Run) -> Html:
     a = run.attributes
     sampled = run.configuration["system"]["book"].get("file") is None
     pairs = [
-        ("Created", _created(run)),
+        ("Created", created(run.attributes.get("created", ""))),
         ("stresslev", a["stresslev_version"]),
         ("Accounts", words.count(float(run.scenarios[0].data.accounts.sum()))),
         ("Seed", str(a["seed"]) if sampled else f"{a['seed']} (not used: accounts from a file)"),
@@ -74,7 +33,7 @@ def _header(run: Run) -> Html:
     ]
     lead = tag("p", " ".join(run.description.split()), class_="lead") if run.description else None
     title = tag("h1", tag("span", "Stress test report", class_="kicker"), run.title)
-    return tag("header", title, lead, tag("p", sentences.system_sentence(run)), _facts(pairs, class_="facts"))
+    return tag("header", title, lead, tag("p", sentences.system_sentence(run)), facts(pairs, class_="facts"))
 
 
 def _verdict(run: Run) -> Html:
@@ -82,15 +41,14 @@ def _verdict(run: Run) -> Html:
     mark = {sentences.BREACHED: "✕", sentences.WITHIN: "✓", sentences.NO_LIMITS: "○"}[state]
     statement = tag("p", tag("span", mark, class_="sign", aria_hidden="true"), sentences.headline(run), class_="statement")
     banner = tag("div", statement, tag("p", sentences.explanation(run)), class_=f"banner {state}")
-    return _section("verdict", "Verdict", banner, _items(sentences.narrative(run), class_="narrative"), tables.verdict(run) if run.checks else None)
+    return section("verdict", "Verdict", banner, items(sentences.narrative(run), class_="narrative"), tables.verdict(run) if run.checks else None)
 
 
 def _contents(run: Run) -> Html:
     entries = [("verdict", "Verdict"), ("comparison", "Scenarios compared")]
     entries += [(f"scenario-{s.name}", s.title) for s in run.scenarios]
     entries += [("assumptions", _ASSUMPTIONS), ("health", _HEALTH), ("reproduce", _REPRODUCE)]
-    links = [tag("li", tag("a", title, href=f"#{identity}")) for identity, title in entries]
-    return tag("nav", tag("h2", "Contents"), tag("ol", links), aria_label="Contents", class_="contents")
+    return contents(entries)
 
 
 def _comparison(run: Run) -> Html:
@@ -99,7 +57,7 @@ def _comparison(run: Run) -> Html:
     text += "equity of accounts still open at the end. Measures that are zero in every scenario are left out."
     note = tag("p", text, class_="note")
     parts = [tables.comparison(run), tag("h3", "By pool"), tables.pools(run), infinite, note]
-    return _section("comparison", "Scenarios compared", *parts)
+    return section("comparison", "Scenarios compared", *parts)
 
 
 def _scenario(run: Run, scenario: Scenario, colours: plots.Colours, numbers) -> Html:
@@ -116,13 +74,13 @@ def _scenario(run: Run, scenario: Scenario, colours: plots.Colours, numbers) -> 
     notices = None
     if scenario.notices:
         texts = [t[0].upper() + t[1:] + ("" if t.endswith(".") else ".") for t in scenario.notices]
-        notices = tag("aside", tag("h3", "Notices of this run"), _items(texts), class_="notices")
+        notices = tag("aside", tag("h3", "Notices of this run"), items(texts), class_="notices")
     text = [tag("p", p) for p in words.paragraphs(scenario.description)]
     advice = "Drag across a chart to look closer; double-click to go back. Point at a line or bar for its numbers."
     hint = tag("p", advice, class_="note screen-only")
     drawn = sections.of_scenario(run, scenario, colours, numbers)
-    parts = [kind, text, _facts(key, class_="numbers"), notices, hint, drawn]
-    return _section(f"scenario-{scenario.name}", scenario.title, *parts, class_="scenario")
+    parts = [kind, text, facts(key, class_="numbers"), notices, hint, drawn]
+    return section(f"scenario-{scenario.name}", scenario.title, *parts, class_="scenario")
 
 
 def _path_rows(run: Run, name: str) -> list[list[str]]:
@@ -140,8 +98,8 @@ def _scenario_assumptions(run: Run, scenario: Scenario) -> Html:
     spec = next((s for s in run.configuration["scenarios"] if s["name"] == scenario.name), {})
     changed = [f"{key} = {spec[key]:g}" for key in ("shock_scale", "depth_scale") if spec.get(key, 1) != 1]
     scaled = tag("p", f"Scaled: {words.listing(changed)}.") if changed else None
-    assumed = _items(scenario.assumptions) or tag("p", "No assumptions are stated.")
-    sources = _items(scenario.sources) or tag("p", "No sources are stated.")
+    assumed = items(scenario.assumptions) or tag("p", "No assumptions are stated.")
+    sources = items(scenario.sources) or tag("p", "No sources are stated.")
     paths = tables.table(["Asset", "Exogenous price", "Source"], _path_rows(run, scenario.name), text_columns=3)
     return tag("div", tag("h3", scenario.title), scaled, assumed, tag("h4", "Sources"), sources, paths)
 
@@ -155,22 +113,22 @@ def _assumptions(run: Run) -> Html:
     parts = [
         tag("h3", f"The system: {system['name']}"),
         [tag("p", p) for p in words.paragraphs(system.get("description", ""))],
-        _items(system.get("assumptions")) or tag("p", "The system states no assumptions."),
+        items(system.get("assumptions")) or tag("p", "The system states no assumptions."),
         tag("p", f"{rules}{own}. Within one step liquidations go on for at most {rounds}."),
         tag("h4", "Pools"),
         system_tables.pools(run),
         system_tables.reserves(run),
         tag("h4", "Markets"),
         system_tables.assets(run),
-        [tag("h4", "What ties pools and markets"), _items(ties)] if (ties := system_tables.ties(run)) else None,
+        [tag("h4", "What ties pools and markets"), items(ties)] if (ties := system_tables.ties(run)) else None,
         system_tables.tiers(run),
         [_scenario_assumptions(run, s) for s in run.scenarios],
         tag("h3", "What the model does not do"),
-        _items(NOT_MODELLED),
+        items(NOT_MODELLED),
         tag("h3", "Definitions"),
         tables.definitions(),
     ]
-    return _section("assumptions", _ASSUMPTIONS, *parts)
+    return section("assumptions", _ASSUMPTIONS, *parts)
 
 
 def _health(run: Run) -> Html:
@@ -179,7 +137,7 @@ def _health(run: Run) -> Html:
         "interest and loans at the start. The residual of the whole run sums all ledgers anew at the first and the last step. "
         "A run in which either passes the tolerance of its precision fails, and no report is written."
     )
-    return _section("health", _HEALTH, tag("p", text), tables.health(run))
+    return section("health", _HEALTH, tag("p", text), tables.health(run))
 
 
 #: Attribute of a result -> what it is called in the report.
@@ -209,42 +167,29 @@ def _reproduce(run: Run) -> Html:
         tag("p", "The same run again, from the configuration stored in its result (FOLDER holds this report, NEW is a new folder):"),
         tag("pre", "stresslev rerun FOLDER --out NEW", class_="command"),
         tag("h3", "Environment"),
-        _facts(versions, class_="facts"),
+        facts(versions, class_="facts"),
         tag("h3", "Input files"),
         inputs,
         tag("h3", "Configuration"),
         whole,
         tag("p", "The effective configuration is not printed: it is in this page on screen and in result.nc.", class_="print-only"),
     ]
-    return _section("reproduce", _REPRODUCE, *parts)
+    return section("reproduce", _REPRODUCE, *parts)
 
 
 def document(run: Run) -> str:
     """The whole page."""
     look, numbers = plots.colours(run), count(1)
-    body = [
-        tag("a", "Skip to the verdict", href="#verdict", class_="skip"),
-        _header(run),
-        tag(
-            "main",
-            _verdict(run),
-            _contents(run),
-            tag("noscript", tag("p", "Charts need JavaScript, which this page carries with it. All figures are in the text and tables.")),
-            _comparison(run),
-            [_scenario(run, s, look, numbers) for s in run.scenarios],
-            _assumptions(run),
-            _health(run),
-            _reproduce(run),
-        ),
-        tag("footer", f"stresslev {run.attributes['stresslev_version']}, {_created(run)}"),
-        tag("script", Html(get_plotlyjs())),
-        tag("script", Html(_package_text("charts.js"))),
-    ]
-    head = [
-        tag("meta", charset="utf-8"),
-        tag("meta", http_equiv="Content-Security-Policy", content=_POLICY),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("title", f"{run.title}: stress test report"),
-        tag("style", Html(_package_text("style.css"))),
-    ]
-    return "<!DOCTYPE html>\n" + tag("html", join(tag("head", head), "\n", tag("body", body)), lang="en") + "\n"
+    main = tag(
+        "main",
+        _verdict(run),
+        _contents(run),
+        no_script(),
+        _comparison(run),
+        [_scenario(run, s, look, numbers) for s in run.scenarios],
+        _assumptions(run),
+        _health(run),
+        _reproduce(run),
+    )
+    written = f"stresslev {run.attributes['stresslev_version']}, {created(run.attributes.get('created', ''))}"
+    return page(f"{run.title}: stress test report", _header(run), main, written, "verdict")

@@ -2,7 +2,17 @@
 
 from collections.abc import Iterator
 
-from stresslev.report import charts, contagion, lender_charts, loss_charts, loss_tables, network_picture, venue_charts
+from stresslev.report import (
+    charts,
+    contagion,
+    lender_charts,
+    leverage_charts,
+    liquidation_map,
+    loss_charts,
+    loss_tables,
+    network_picture,
+    venue_charts,
+)
 from stresslev.report.chart import Chart
 from stresslev.report.inputs import Run, Scenario
 from stresslev.report.losses import attribution
@@ -49,6 +59,8 @@ def of_scenario(run: Run, scenario: Scenario, colours: Colours, numbers: Iterato
         _losses(run, scenario, drawn),
         _contagion(run, scenario),
         _part("Prices and liquidations", drawn(charts.charts(scenario, colours))),
+        _part("Leverage", drawn(leverage_charts.charts(scenario, colours))),
+        _part("What would be liquidated", drawn(liquidation_map.charts(scenario))),
         _part("Venues", drawn(venue_charts.charts(scenario, colours)), venue_charts.funding_table(scenario)),
         _part("Lenders", drawn(lender_charts.charts(scenario, colours)), lender_charts.tables(scenario)),
         _part("Receipt tokens", drawn([lender_charts.receipts(scenario, tokens(run), colours)])),

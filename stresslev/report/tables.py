@@ -33,6 +33,17 @@ _COMPARED = (
     "funding_paid_usd",
     "latent_deficit_over_open_interest",
     "peak_liquidation_rate",
+    "unnecessary_liquidation_share",
+    "forced_closing_over_open_interest",
+    "margin_called_over_open_interest",
+    "mean_allowed_leverage",
+    "mean_used_leverage",
+    "margin_peak_to_trough",
+    "margin_largest_increase_1h",
+    "margin_largest_increase_1d",
+    "initial_margin_peak_to_trough",
+    "initial_margin_largest_increase_1h",
+    "initial_margin_largest_increase_1d",
 )
 #: Left out of the tables where every scenario has nothing of it: many systems lack what they measure.
 _IF_ANY = {
@@ -46,7 +57,16 @@ _IF_ANY = {
     "waiting_share",
     "largest_basis",
     "funding_paid_usd",
+    "margin_called_over_open_interest",
+    "mean_allowed_leverage",
+    "mean_used_leverage",
+    "margin_largest_increase_1h",
+    "margin_largest_increase_1d",
+    "initial_margin_largest_increase_1h",
+    "initial_margin_largest_increase_1d",
 }
+#: Left out where every scenario has this value: nothing moved.
+_NEUTRAL = {"margin_peak_to_trough": 1.0, "initial_margin_peak_to_trough": 1.0}
 #: Below this a metric of `_IF_ANY` is rounding.
 _ROUNDING = 1e-6
 #: Metric of a pool -> a heading short enough for a narrow column.
@@ -66,6 +86,7 @@ _FLOWS = {
     "liquidated_notional_share": "Notional liquidated",
     "deleveraged_notional_share": "Notional deleveraged",
     "peak_liquidation_rate": "Peak rate per step",
+    "unnecessary_liquidation_share": "Would have survived",
     "waiting_share": "Without a taker",
     "latent_deficit_over_open_interest": "Unsettled / size",
     "largest_basis": "Largest gap to market",
@@ -146,7 +167,10 @@ def comparison(run: Run) -> Html:
 
 def _happened(run: Run, name: str) -> bool:
     """Whether a metric is worth a line: always, or where it is not zero in every scenario."""
-    return name not in _IF_ANY or any(s.metrics[name] > _ROUNDING for s in run.scenarios)
+    if not all(name in s.metrics for s in run.scenarios):
+        return False
+    still = 0.0 if name in _IF_ANY else _NEUTRAL.get(name)
+    return still is None or any(abs(s.metrics[name] - still) > _ROUNDING for s in run.scenarios)
 
 
 def _pool_cell(name: str, value: float) -> str:

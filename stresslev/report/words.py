@@ -81,6 +81,10 @@ def count(x: float, digits: int = 0) -> str:
 #: How a metric is written, by name; others by their units.
 _FORMATS: dict[str, Callable[..., str]] = {
     "amplification": times,
+    "mean_allowed_leverage": times,
+    "mean_used_leverage": times,
+    "margin_peak_to_trough": times,
+    "initial_margin_peak_to_trough": times,
     "conservation_residual": scientific,
     "total_residual": scientific,
 }

@@ -37,7 +37,7 @@ def concentration(reading: Reading) -> Array:
 
 
 def funding(reading: Reading) -> Array:
-    """(V, A) size of the last funding rate per day, whichever side paid: what crowding costs those who join it."""
+    """(V, A) size of the last funding rate per funding period, whichever side paid: what crowding costs those who join it."""
     return jnp.abs(reading.funding_rate)
 
 
