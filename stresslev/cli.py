@@ -21,6 +21,7 @@ from rich.table import Table
 
 import stresslev
 from stresslev.cli_import import import_app
+from stresslev.cli_score import score_command
 from stresslev.errors import InputError, NumericalFailure
 
 WITHIN, BREACHED, BAD_INPUT, FAILED, DEFECT, STOPPED = 0, 1, 2, 3, 70, 130
@@ -406,6 +407,9 @@ def book_show(
         for row in positions:
             table.add_row(*("none" if v is None else f"{v:,.10g}" if isinstance(v, float) else escape(str(v)) for v in row.values()))
         out_console.print(table)
+
+
+app.command("score")(score_command)
 
 
 @app.command("doctor")

@@ -9,15 +9,11 @@ import numpy as np
 import pytest
 
 from stresslev import calibration, cli
-from stresslev.cli_score import score_command
 from stresslev.config.load import load_plan
 from stresslev.engine.leverage.score import FEATURES, SIGNS
 from stresslev.errors import InputError
 from stresslev.run import at_start, load_book, shock_of
 from stresslev.simulation import simulate_scenario
-
-if not any(c.callback is score_command for c in cli.app.registered_commands):
-    cli.app.command("score")(score_command)
 
 SUITE = """
 kind = "suite"
