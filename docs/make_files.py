@@ -54,7 +54,11 @@ TABLES = (
     ("`[[behaviour.runs]]`", "Depositors who run.", behaviour.RunsSpec),
     ("Suite", '`kind = "suite"`: what a committee runs.', spec.SuiteSpec),
     ("`[run]`", "How to compute.", spec.RunSpec),
-    ("`[policy]` in a suite, or a policy file", '`kind = "policy"`: the leverage rules. The tables below stand in `[policy]` of a suite.', policy.PolicySpec),
+    (
+        "`[policy]` in a suite, or a policy file",
+        '`kind = "policy"`: the leverage rules. The tables below stand in `[policy]` of a suite.',
+        policy.PolicySpec,
+    ),
     ("`[caps]`", "Caps on leverage, and how fast they may move.", policy.CapsSpec),
     ('`[[rules]]`, `kind = "volatility"`', "Caps that follow volatility, see policies/volatility.md.", policy.VolatilityRule),
     (

@@ -23,7 +23,7 @@ QUANTILES = (0.5, 0.95)
 MOVES = (-0.3, -0.2, -0.15, -0.1, -0.07, -0.05, -0.03, -0.02, -0.01, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3)
 
 
-def _present(state: State, system: System):
+def present(state: State, system: System):
     """Marks as they stand, between steps."""
     still = jnp.zeros(system.tier_floor.shape[:2], system.reference_price.dtype)
     seen = Seen(mark=None, offset=still, outage=jnp.zeros(still.shape[0], bool))
@@ -39,7 +39,7 @@ def _terms(state: State, threshold) -> Terms | None:
 
 def _standing(p: Accounts | Loans, state: State, system: System):
     """(nb, B) USD of positions and of equity."""
-    seen = _present(state, system)
+    seen = present(state, system)
     if isinstance(p, Loans):
         terms = _terms(state, jnp.ones_like(seen.mark))
         held, owed = lenders.balance(p, terms, seen.venue)
@@ -88,7 +88,7 @@ def by_group(state: State, system: System, groups: tuple[jax.Array, ...]):
 @jax.jit
 def liquidation_map(state: State, system: System, multiplier, threshold) -> jax.Array:
     """(V, A, G) USD that each pool would sell of an asset, less buy, were its price alone to move by each of `MOVES`, by the rules in force."""
-    seen = _present(state, system)
+    seen = present(state, system)
     moves = jnp.log1p(jnp.array(MOVES, seen.mark.dtype))
     closed = gauge.closed_at(state, system, multiplier, _terms(state, threshold), seen, moves)
     return jnp.moveaxis(closed, 2, 0)
