@@ -19,6 +19,7 @@ _PUBLIC = {
     "load_system": "stresslev.config.load",
     "run_plan": "stresslev.run",
     "save": "stresslev.run",
+    "compare": "stresslev.policies",
     "simulate": "stresslev.engine.simulate",
     "METRICS": "stresslev.metrics",
     "InputError": "stresslev.errors",
