@@ -20,8 +20,11 @@ from stresslev.engine.marks import MarkRules
 from stresslev.engine.portfolio import PortfolioMargin
 from stresslev.engine.rates import RateCurve, RateRules
 from stresslev.engine.requirement import SizeScale
+from stresslev.engine.runs import RunRules
+from stresslev.engine.traders import TraderRules
 from stresslev.engine.types import Accounts, Path, Policy, System, cast
 from stresslev.engine.venues import VenueRules
+from tests import leverage_cases
 
 #: Pools and assets of the thin cases (perp accounts, no further mechanism): a few shapes, so that few programs are compiled.
 SHAPES = ((1, 1), (2, 3), (3, 4), (4, 2))
@@ -38,7 +41,10 @@ GROUPS = {
         *("rules", "coins", "entries", "queue", "auctions", "size", "interest", "portfolio", "adl", "socialise", "funds", "impact", "venues"),
         *("makers", "marks", "funding", "outage", "lending", "receipts", "credit", "owners"),
     ),
+    "leverage": ("rules", "coins", "entries", "portfolio", "funding", "outage", "leverage"),
+    "behaviour": ("rules", "entries", "adl", "socialise", "funds", "impact", "venues", "funding", "outage", "lending", "traders", "runs"),
 }
+GROUPS["adaptive"] = (*(x for x in GROUPS["everything"] if x not in ("queue", "auctions", "funds")), "leverage", "traders", "runs")
 
 LENDER = 2  # the pool that lends, where one does
 HISTORY = 4  # steps that marks remember
@@ -117,6 +123,7 @@ def add_mechanisms(rng, system: dict, book: dict, path: dict, on: set) -> None:
             add(rng, system, book, path)
     if on & {"adl", "socialise", "funds"}:
         _waterfalls(rng, system, on)
+    leverage_cases.widen(rng, system, book, path, on)  # last: these depend on what else there is, and the draws of the others stay what they were
 
 
 def _money(system: dict) -> np.ndarray:
@@ -448,13 +455,14 @@ class EngineCase(NamedTuple):
     populations: tuple
     path: Path
     history: int
+    notice: int
     perps: list
     loans: list
 
     def simulate(self, max_rounds: int):
         from stresslev.engine.simulate import simulate
 
-        return simulate(self.system, self.policy, self.populations, self.path, max_rounds=max_rounds, mark_history=self.history)
+        return simulate(self.system, self.policy, self.populations, self.path, max_rounds=max_rounds, mark_history=self.history, notice=self.notice)
 
 
 def layout(pool: np.ndarray, pools: int):
@@ -482,6 +490,10 @@ def _perps(book: dict, mine: np.ndarray, pools: int, portfolio: bool):
         return tuple(_place(column, slots, blocks) for column in book[name][mine].T) if name in book else ()
 
     entry = tuple(jnp.where(e > 0, e, 1.0) for e in columns("entry"))
+    allowed = None
+    if "allowed" in book:
+        allowed = _place(book["allowed"][mine], slots, blocks)
+        allowed = jnp.where(allowed > 0, allowed, 1.0)  # of padding
     return slots, Accounts(
         equity_at_reference=_place(book["equity_at_reference"][mine], slots, blocks),
         quantity=columns("quantity"),
@@ -490,6 +502,7 @@ def _perps(book: dict, mine: np.ndarray, pools: int, portfolio: bool):
         collateral=columns("collateral"),
         entry=entry,
         age=jnp.zeros((blocks, BLOCK), jnp.int32),
+        allowed=allowed,
         portfolio_margin=portfolio,
     )
 
@@ -541,13 +554,14 @@ def engine_case(system: dict, book: dict, path: dict, dtype=np.float64) -> Engin
         )
     return EngineCase(
         system=cast(_system(system, owners), dtype),
-        policy=cast(Policy(maintenance_multiplier=system["maintenance_multiplier"]), dtype),
+        policy=cast(leverage_cases.engine_policy(system), dtype),
         populations=cast(tuple(populations), dtype),
         path=cast(
             Path(**{name: path.get(name) for name in ("log_price", "depth_factor", "mark_offset", "outage", "premium")}),
             dtype,
         ),
         history=HISTORY if system.get("marks") else 1,
+        notice=leverage_cases.NOTICE + 1,
         perps=perps,
         loans=loans,
     )
@@ -581,6 +595,8 @@ def _system(system: dict, owners) -> System:
         "credit": lambda d: types.Credit(**d),
         "haircut": lambda x: x,
         "inverse": lambda x: x,
+        "traders": lambda d: TraderRules(**d),
+        "runs": lambda d: RunRules(**d),
     }
     present = {name: make(system[name]) for name, make in optional.items() if system.get(name) is not None}
     return System(

@@ -10,13 +10,14 @@ from hypothesis import strategies as st
 from stresslev.engine import round as rounds_of
 from stresslev.engine import status, waterfall
 from stresslev.engine.accounts import totals
+from stresslev.engine.leverage import transition
 from stresslev.engine.simulate import simulate
 from stresslev.engine.types import Accounts
 from tests.systems import GROUPS, engine_arguments, engine_case, random_case
 
 SEEDS = st.integers(min_value=0, max_value=2**31)
 #: Structures with everything that a ledger holds; what is off in a pool is off by its numbers.
-MANY = st.sampled_from(("settling", "lending", "everything"))
+MANY = st.sampled_from(("settling", "lending", "everything", "leverage", "behaviour"))
 
 
 def _run(seed: int, rounds: int, dtype=np.float64):
@@ -94,9 +95,56 @@ def test_contracts_add_up_to_nothing(group, seed, rounds):
             net = net + np.asarray(longs - shorts)
     if state.venues is not None:
         net = net + np.asarray(state.venues.arb_quantity)
+    if state.traders is not None:
+        net = net + np.asarray(state.traders.quantity).sum(axis=0)
     price = np.broadcast_to(np.asarray(case.system.reference_price), net.shape)
     usd = net * (price if case.system.inverse is None else np.where(case.system.inverse, 1.0, price))
     assert np.abs(usd).max() < 1e-11 * _interest(record)
+
+
+@settings(max_examples=40)
+@given(SEEDS, st.integers(1, 6))
+def test_under_a_policy_the_whole_run_balances_with_outside_cash_counted(seed, rounds):
+    """Summed anew over the first and the last state: what pools hold in cash has grown by what accounts brought to meet calls alone."""
+    case = engine_case(*random_case(seed, GROUPS["leverage"]))
+    state, record = case.simulate(rounds)
+    shape, ledger = case.system.tier_floor.shape[:2], state.ledger
+    cash = sum(totals(after, *shape)[0] - totals(before, *shape)[0] for before, after in zip(case.populations, state.populations, strict=True))
+    cash = cash + ledger.maker_cash.sum(axis=1) + ledger.treasury + ledger.liquidators - ledger.bad_debt
+    cash = cash + ledger.insurance_fund - case.system.insurance_fund
+    posted = np.asarray(record.flows.margin_posted).sum(axis=0)
+    assert (posted >= 0).all()
+    assert np.abs(np.asarray(cash) - posted).max() < 1e-9 * _interest(record)
+
+
+@settings(max_examples=40)
+@given(SEEDS, st.integers(1, 6))
+def test_nobody_takes_back_more_than_was_given_up(seed, rounds):
+    """Appetite stays in (0, 1]; only pools of the form `call` call, and pools that bar new risk alone force nobody."""
+    case = engine_case(*random_case(seed, GROUPS["leverage"]))
+    state, record = case.simulate(rounds)
+    for population in state.populations:
+        appetite = np.asarray(population.appetite)
+        assert (appetite > 0).all() and (appetite <= 1 + 1e-12).all()
+    form = np.asarray(case.policy.transition.form)
+    assert not np.asarray(record.flows.called)[:, form != transition.CALL].any()
+    assert not np.asarray(record.flows.margin_posted)[:, form != transition.CALL].any()
+    assert not np.asarray(record.flows.reduced_usd)[:, form == transition.NEW_RISK].any()
+
+
+@settings(max_examples=40)
+@given(SEEDS, st.integers(1, 6))
+def test_caps_stay_within_their_bounds_and_their_pace(seed, rounds):
+    case = engine_case(*random_case(seed, GROUPS["leverage"]))
+    _, record = case.simulate(rounds)
+    caps, cap, required = case.policy.caps, np.asarray(record.cap), np.asarray(record.maintenance)
+    for level, least, most in ((cap, caps.floor, caps.ceiling), (required, caps.least_maintenance, caps.most_maintenance)):
+        assert (level >= np.asarray(least) * (1 - 1e-12)).all() and (level <= np.asarray(most) * (1 + 1e-12)).all()
+    tighten, loosen = np.asarray(caps.tighten) + 1e-12, np.asarray(caps.loosen) + 1e-12
+    moves = np.diff(np.log(cap), axis=0)
+    assert (moves >= -tighten).all() and (moves <= loosen).all()
+    moves = np.diff(np.log(required), axis=0)
+    assert (moves <= tighten).all() and (moves >= -loosen).all()
 
 
 @given(SEEDS, st.integers(1, 6))

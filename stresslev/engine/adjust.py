@@ -9,12 +9,11 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from stresslev.engine import traders, waterfall
-from stresslev.engine.flow import Closing, Conditions, Flow, coins_to_market, faces, fill_displaced, push, traded
+from stresslev.engine.flow import Closing, Conditions, Flow, coins_to_market, common_fill, faces, fill_displaced, push, traded
 from stresslev.engine.health import Prices, contract_gain
 from stresslev.engine.leverage import transition
 from stresslev.engine.leverage.resize import Resized, resize
 from stresslev.engine.leverage.transition import Asked, Plan
-from stresslev.engine.margin import displacement
 from stresslev.engine.prices import common_log_price, prices
 from stresslev.engine.round import Flows, add, no_flows, pool_cash, pool_coins
 from stresslev.engine.types import Accounts, Channels, Ledger, Policy, State, System
@@ -132,16 +131,15 @@ def adjust(
     quantity, coins = done.quantity_change, done.coins_change
     state_after, borne = replace(moved, populations=populations), None
     if orders.coins is not None:
-        reference = system.reference_price
-        common_fill = (displacement(opening, reference) + displacement(common_log_price(moved, system), reference)) / 2
-        ledger = _hedged(ledger, traders.hedge_orders(orders.coins), common_fill)
+        hedged_at = common_fill(system, opening, common_log_price(moved, system))
+        ledger = _hedged(ledger, traders.hedge_orders(orders.coins), hedged_at)
         held, deficit = traders.settle(
             system.traders,
             state.traders,
             orders.coins,
             default=orders.default,
             fill_displaced=fill,
-            common_fill_displaced=common_fill,
+            common_fill_displaced=hedged_at,
             funding_index=seen.funding,
         )
         ledger, populations, borne = waterfall.settle(ledger, populations, system, deficit, None, after)

@@ -9,6 +9,7 @@ from jax import Array
 from stresslev.engine import impact, venues
 from stresslev.engine import market as markets
 from stresslev.engine.health import Prices
+from stresslev.engine.margin import displacement
 from stresslev.engine.prices import Seen, common_log_price
 from stresslev.engine.types import Channels, State, System
 
@@ -115,4 +116,12 @@ def fill_displaced(system: System, before: Prices, after: Prices) -> Array:
     mean = (before.venue_displaced + after.venue_displaced) / 2
     form = system.impact.form[system.market][None, :]
     geometric = impact.average_price(form, before.venue, after.venue) - system.reference_price[None, :]
+    return jnp.where(form == impact.CONSTANT_PRODUCT, geometric, mean)
+
+
+def common_fill(system: System, opening: Array, closing: Array) -> Array:
+    """(A,) USD by which fills in the common markets stand above the reference, between two log prices (A,): the mean, or a pool's geometric one."""
+    reference, form = system.reference_price, system.impact.form
+    mean = (displacement(opening, reference) + displacement(closing, reference)) / 2
+    geometric = impact.average_price(form, reference * jnp.exp(opening), reference * jnp.exp(closing)) - reference
     return jnp.where(form == impact.CONSTANT_PRODUCT, geometric, mean)

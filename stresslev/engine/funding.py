@@ -108,6 +108,12 @@ def accrue(
     return after, rate
 
 
+def due(rules: FundingRules, state: FundingState, outage: Array) -> Array:
+    """(V, A) bool: whether the coming step pays, if only a rate of zero; arguments as in `accrue`."""
+    up = jnp.broadcast_to(~outage[:, None], state.index.shape)
+    return up & (rules.continuous[:, None] | (state.remaining <= 1))
+
+
 def per_period(rules: FundingRules, rate: Array) -> Array:
     """(V, A) the rate that a payment amounts to per `period`: `rate` (V, A) as `accrue` returns it."""
     period = rules.period.astype(rate.dtype)

@@ -7,15 +7,14 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from stresslev.engine import accounts as perps
-from stresslev.engine import cover, funding, impact, lenders, marks, owners, rates, requirement, runs, status, traders, venues
+from stresslev.engine import cover, funding, lenders, marks, owners, rates, requirement, runs, status, traders, venues
 from stresslev.engine import market as markets
 from stresslev.engine.adjust import adjust
-from stresslev.engine.flow import Conditions, Flow, push
+from stresslev.engine.flow import Conditions, Flow, common_fill, push
 from stresslev.engine.health import Prices
 from stresslev.engine.leverage import adapt
 from stresslev.engine.leverage.in_force import fixed_terms, sized
 from stresslev.engine.loans import Loans
-from stresslev.engine.margin import displacement
 from stresslev.engine.prices import Seen, common_log_price, mark_log_price, prices, venue_log_price
 from stresslev.engine.round import Flows, add, lending_terms, no_flows, round_of_liquidation
 from stresslev.engine.types import Channels, Path, Policy, State, System
@@ -85,10 +84,7 @@ def _arbitrage(state: State, system: System, channels: Channels, thinning: Array
     conditions = Conditions(seen=None, multiplier=None, threshold=None, thinning=thinning, opening=opening)
     moved = push(state, system, channels, conditions, idle, flow)
     closing = common_log_price(moved, system)
-    mean = (displacement(opening, reference) + displacement(closing, reference)) / 2
-    form = system.impact.form
-    geometric = impact.average_price(form, reference * jnp.exp(opening), reference * jnp.exp(closing)) - reference
-    fill = jnp.where(form == impact.CONSTANT_PRODUCT, geometric, mean)
+    fill = common_fill(system, opening, closing)
     arbitraged = venues.settle_common(moved.venues, trades, displaced_fill=fill)
     ledger = replace(
         state.ledger,
@@ -121,7 +117,8 @@ def _accrue_funding(state: State, system: System, venue: Array, now: Path, outag
     paid, received = jnp.maximum(step, 0) * longs, jnp.maximum(-step, 0) * shorts
     if system.inverse is not None:
         paid, received = jnp.where(system.inverse, 0, paid), jnp.where(system.inverse, 0, received)
-    state = replace(state, funding=after, funding_rate=jnp.where(rate != 0, funding.per_period(system.funding, rate), state.funding_rate))
+    known = jnp.where(funding.due(system.funding, state.funding, outage), funding.per_period(system.funding, rate), state.funding_rate)
+    state = replace(state, funding=after, funding_rate=known)
     return state, rate, jnp.sum(paid + received, axis=1)
 
 
@@ -137,6 +134,15 @@ def _accrue_interest(state: State, system: System) -> tuple[State, Array]:
     return replace(state, ledger=replace(state.ledger, lending=replace(book, rates=after))), interest.borrow_rate
 
 
+def _redemption(state: State, system: System) -> Array:
+    """(V, A) what the pool's receipt token for an asset redeems for; 1 where there is none."""
+    one = jnp.ones(system.tier_floor.shape[:2], system.reference_price.dtype)
+    if system.receipts is None or state.cover is None:
+        return one
+    pool = jnp.where(system.receipts.pool >= 0, system.receipts.pool, one.shape[0])
+    return one.at[pool, system.market].min(state.cover.redemption, mode="drop")
+
+
 def _withdraw(state: State, system: System) -> tuple[State, Array]:
     """Depositors leave lenders that look weak; coins withdrawn (V, A)."""
     if system.runs is None or system.lending is None:
@@ -150,7 +156,7 @@ def _withdraw(state: State, system: System) -> tuple[State, Array]:
         deposits=book.deposit_units * book.rates.supply_index,
         idle=supplied + book.rates.reserves - borrowed - book.written_off,
         borrowed=borrowed,
-        cover=cover_now,
+        cover=jnp.minimum(cover_now, _redemption(state, system)),
     )
     left = replace(book, deposit_units=book.deposit_units - coins / book.rates.supply_index)
     return replace(state, ledger=replace(state.ledger, lending=left)), coins
@@ -191,7 +197,7 @@ def _lever(state: State, system: System, policy: Policy, seen: Seen, last_openin
     terms = None
     if system.lending is not None:
         terms = lending_terms(state, _threshold(state, system, policy))
-    state = adapt.measure(state, system, policy, terms, opening, system.impact.depth * thinning)
+    state = adapt.measure(state, system, policy, _multiplier(state, system, policy), terms, opening, system.impact.depth * thinning)
     # scored at the requirements that stood until now
     state = adapt.score(state, system, policy, _multiplier(state, system, policy), opening)
     return adapt.set_caps(state, policy, replace(reading, gauge=state.leverage.gauge)), system
@@ -239,8 +245,9 @@ def step(state: State, system: System, policy: Policy, channels: Channels, now: 
     state, borrow_rate = _accrue_interest(state, system)
     state, withdrawn = _withdraw(state, system)
     if system.traders is not None:
-        move = state.market.log_price - last_opening
-        state = replace(state, traders=traders.observe(system.traders, state.traders, move, state.market.log_price))
+        # the return is that of the opening: what arbitrage has moved since belongs to the next
+        move = state.market.opening - last_opening
+        state = replace(state, traders=traders.observe(system.traders, state.traders, move, common_log_price(state, system)))
     seen = Seen(mark=mark, offset=offset, outage=outage)
     state, system = _lever(state, system, policy, seen, last_opening, thinning)
     conditions = Conditions(

@@ -22,8 +22,25 @@ MONEY = (
     "liquidators",
     "maker_cash",
     "written off cash",
+    "reduced_usd",
+    "voluntary_usd",
+    "releveraged_usd",
+    "margin_posted",
+    "trader_usd",
+    "trader cash",
+    "hedge cash",
 )
-COINS = ("maker_quantity", "maker_coins", "maker_opening", "reserves", "written off")  # held against the size of the book too
+COINS = (
+    "maker_quantity",
+    "maker_coins",
+    "maker_opening",
+    "reserves",
+    "written off",
+    "deposits",
+    "trader quantity",
+    "hedge quantity",
+    "withdrawn",
+)  # held against the size of the book too
 CLOSE = 1e-9
 
 
@@ -41,7 +58,10 @@ def differences(case, max_rounds: int) -> list[tuple[str, float]]:
     engine = engine_case(system, book, path)
     state, record = engine.simulate(max_rounds)
     money = 1e-6 * float(expected["open_interest"][0].sum())  # amounts that ought to be zero are held against the size of the book
-    found = [(name, _apart(expected[name], got, name, system, money if name in MONEY else 1e-12)) for name, got in series(record).items()]
+    found = []
+    for name, got in series(record).items():
+        unit = system["reference_price"] if name in COINS else 1.0
+        found.append((name, _apart(expected[name] * unit, got * unit, name, system, money if name in MONEY + COINS else 1e-12)))
     found += _accounts(expected["state"], engine, state, book, system)
     for name, want, got in _final(expected["state"], state):
         unit = system["reference_price"] if name in COINS else 1.0
@@ -56,8 +76,11 @@ def _apart(want, got, name="", system=None, floor=1e-12) -> float:
         want, got = want[:, LENDER:], got[:, LENDER:]
     if want.size == 0:
         return 0.0
-    apart = np.abs(got - want)
-    return float(np.max(apart) / max(np.max(np.abs(want)), floor)) if np.isfinite(got).all() else np.nan
+    same = got == want  # so are two infinities: a cap where there is none
+    if not np.isfinite(got[~same]).all():
+        return np.nan
+    apart = np.abs(np.where(same, 0.0, got) - np.where(same, 0.0, want))
+    return float(np.max(apart) / max(np.max(np.abs(want), where=np.isfinite(want), initial=0.0), floor))
 
 
 def _accounts(twin_state, engine, state, book, system) -> list:
@@ -76,8 +99,13 @@ def _accounts(twin_state, engine, state, book, system) -> list:
         note("liquidated", float(account.touched), float(np.asarray(population.liquidated).ravel()[slot]), 1.0)
         if population.age is not None:
             note("age", float(account.age), float(np.asarray(population.age).ravel()[slot]), 1.0)
+        if population.appetite is not None:
+            note("appetite", account.appetite, np.asarray(population.appetite).ravel()[slot], 1.0)
+            note("age of calls", float(account.call_age), float(np.asarray(population.call_age).ravel()[slot]), 1.0)
         for a in range(len(price)):
             note("quantity", account.q[a] * price[a], np.asarray(population.quantity[a]).ravel()[slot] * price[a], gross)
+            if population.entry:
+                note("entry", account.entry[a], np.asarray(population.entry[a]).ravel()[slot], float(price[a]))
             if population.collateral:
                 note("collateral", account.k[a] * price[a], np.asarray(population.collateral[a]).ravel()[slot] * price[a], gross)
     for i, loan in enumerate(twin_state.loans):
@@ -110,6 +138,7 @@ def _final(twin_state, state) -> list:
             ("borrow index", twin_state.borrow_index[LENDER], lends.rates.borrow_index[LENDER]),
             ("reserves", twin_state.reserves, lends.rates.reserves),
             ("written off", twin_state.written_off, lends.written_off),
+            ("deposits", twin_state.deposits, lends.deposit_units),
             ("written off cash", twin_state.written_off_cash, lends.written_off_cash),
         ]
     if state.venues is not None:
@@ -121,4 +150,16 @@ def _final(twin_state, state) -> list:
         pairs += [("pushed marks", twin_state.pushed, state.marks.pushed), ("average of marks", twin_state.mark_average, state.marks.average)]
     if state.funding is not None:
         pairs += [("funding index", twin_state.funding_index, state.funding.index)]
+    if state.traders is not None:
+        held = state.traders
+        pairs += [
+            ("trader quantity", twin_state.trader_quantity, held.quantity),
+            ("trader cash", twin_state.trader_cash, held.cash),
+            ("hedge quantity", twin_state.hedge_quantity, held.hedge_quantity),
+            ("hedge cash", twin_state.hedge_cash, held.hedge_cash),
+            ("trend", twin_state.trend, held.trend),
+            ("mean log price", twin_state.mean_log_price, held.mean_log_price),
+            ("variance of traders", twin_state.trader_variance, held.variance),
+            ("closed funds", twin_state.fund_closed, held.closed),
+        ]
     return pairs

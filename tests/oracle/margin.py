@@ -54,6 +54,7 @@ def position_margin(system, state, account, a: int, notional: float, mark) -> fl
     """Requirement of one position by tiers and size."""
     v = account.pool
     charge = tier_margin(system.tiers[v][a], notional)
+    charge += sum(rise * max(0.0, notional - floor) for floor, rise in state.hinges[v][a])
     scale = system.size_scale
     if scale is not None and notional > 0.0:
         coins = notional / mark[v, a]
@@ -131,14 +132,19 @@ def close_fraction(system, state, account, mark) -> float:
     if rule == "close_factor":
         return system.close_factor[v]
     if rule == "stepwise":
-        return stepwise(system.tiers[v], held)
+        return stepwise(floors_in_force(system, state, v), held)
     return restore(system, state, account, mark, own, held)
 
 
-def stepwise(asset_tiers: list, held: list) -> float:
+def floors_in_force(system, state, v: int) -> list:
+    """Notionals at which the requirement of each asset bends: tiers, and the policy's hinges by size."""
+    return [[floor for floor, *_ in [*system.tiers[v][a], *state.hinges[v][a]]] for a in range(system.A)]
+
+
+def stepwise(asset_floors: list, held: list) -> float:
     steps = []
-    for tiers, notional in zip(asset_tiers, held, strict=True):
-        below = [floor for floor, _, _ in tiers if 0.0 < floor < notional]
+    for floors, notional in zip(asset_floors, held, strict=True):
+        below = [floor for floor in floors if 0.0 < floor < notional]
         if below:
             steps.append(1.0 - max(below) / notional)
     return min(steps) if steps else 1.0
@@ -160,17 +166,17 @@ def restore(system, state, account, mark, own: float, held: list) -> float:
     def surplus(phi):
         return own - fee * phi * gross - target * maintenance(system, state, account, mark, 1.0 - phi)
 
-    points = bends(system.tiers[v], held)
+    points = bends(floors_in_force(system, state, v), held)
     if system.size_scale is None:
         return first_nonnegative(surplus, points)
     return bisect(surplus)
 
 
-def bends(asset_tiers: list, held: list) -> list:
+def bends(asset_floors: list, held: list) -> list:
     """Every fraction at which some position, shrinking, comes down to the floor of a tier; both ends included."""
     points = {0.0, 1.0}
-    for tiers, notional in zip(asset_tiers, held, strict=True):
-        for floor, _, _ in tiers:
+    for floors, notional in zip(asset_floors, held, strict=True):
+        for floor in floors:
             if 0.0 < floor < notional:
                 points.add(1.0 - floor / notional)
     return sorted(points)

@@ -112,6 +112,7 @@ def open_market(system, state, log_price, depth_factor) -> None:
         state.f[a] = log_price[a]
         state.h[a] *= system.transient_decay[a]
     x = state.f + state.g + state.h
+    state.log_return = x - state.y
     for a in range(system.A):
         move = x[a] - state.y[a]
         state.y[a] = x[a]
@@ -303,7 +304,8 @@ def accrue_funding(system, state, customers_long, customers_short):
             premium = venue[v, a] / index[v, a] - 1.0 + state.premium[v, a] + rules["skew_slope"][v, a] * skew
             period = float(rules["period"][v, a])
             if rules["continuous"][v]:
-                rates[v, a] = funding_rate(rules, v, a, premium) / period
+                state.last_funding_rate[v, a] = funding_rate(rules, v, a, premium)
+                rates[v, a] = state.last_funding_rate[v, a] / period
             else:
                 state.premiums[v][a].append(premium)
                 interval = int(rules["interval"][v, a])
@@ -312,7 +314,8 @@ def accrue_funding(system, state, customers_long, customers_short):
                     seen = state.premiums[v][a]
                     weights = [n + 1.0 if rules["rising_weights"][v] else 1.0 for n in range(len(seen))]
                     mean = sum(w * p for w, p in zip(weights, seen, strict=True)) / sum(weights)
-                    rates[v, a] = funding_rate(rules, v, a, mean) * interval / period
+                    state.last_funding_rate[v, a] = funding_rate(rules, v, a, mean)
+                    rates[v, a] = state.last_funding_rate[v, a] * interval / period
                     state.premiums[v][a] = []
                     state.next_settlement[v][a] = (state.step // interval + 1) * interval
             state.funding_index[v, a] += rates[v, a] * venue[v, a]

@@ -20,7 +20,8 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from tests.oracle import adl, lending, prices, settle
+from tests.oracle import adl, behaviour, lending, leverage, prices, settle
+from tests.oracle.leverage import sides
 from tests.oracle.margin import (
     auction_discount,
     close_fraction,
@@ -35,8 +36,9 @@ from tests.oracle.margin import (
 )
 
 BY_POOL_AND_ASSET = ("closed_long", "closed_short", "closed_long_usd", "closed_short_usd", "deleveraged")
-BY_POOL = ("deficit", "fund_draw", "adl_usd", "socialised", "fees", "funding_paid", "margin_calls", "shared_in")
-COUNTS = ("triggered", "waiting", "newly_liquidated")
+BY_POOL_AND_ASSET += ("reduced_usd", "voluntary_usd", "releveraged_usd", "trader_usd", "withdrawn")
+BY_POOL = ("deficit", "fund_draw", "adl_usd", "socialised", "fees", "funding_paid", "margin_calls", "shared_in", "margin_posted")
+COUNTS = ("triggered", "waiting", "newly_liquidated", "called")
 LEVELS = (
     "rounds",
     "price",
@@ -47,6 +49,10 @@ LEVELS = (
     "variance",
     "open_interest",
     "funding_rate",
+    "funding_index",
+    "cap",
+    "maintenance",
+    "gauge",
     "supplied",
     "borrowed",
     "borrow_rate",
@@ -106,6 +112,9 @@ def read_system(system: dict):
         "lending",
         "credit",
         "owners",
+        "policy",
+        "traders",
+        "runs",
     ):
         if not hasattr(rules, name):
             setattr(rules, name, None)
@@ -177,6 +186,9 @@ def opening_state(system, book: dict):
                 k=[float(x) for x in book["collateral"][i]] if "collateral" in book else [0.0] * A,
                 entry=[float(x) for x in (book["entry"][i] if "entry" in book else system.reference_price)],
                 portfolio=bool(book["portfolio"][i]) if "portfolio" in book else False,
+                allowed=float(book["allowed"][i]) if "allowed" in book else 1.0,
+                appetite=1.0,
+                call_age=0,
                 age=0,
                 touched=False,
             )
@@ -197,6 +209,8 @@ def opening_state(system, book: dict):
     for v in range(V):
         for a in range(A):
             state.maker_quantity[v, a] = -math.fsum(account.q[a] for account in state.perps if account.pool == v)
+    behaviour.start(system, state)
+    leverage.start(system, state)
     state.maker_opening = state.maker_quantity.copy()
     return state
 
@@ -246,12 +260,16 @@ def play_step(system, state, now, max_rounds: int) -> dict:
                 arb = state.arb_quantity[v, a]
                 sign = math.copysign(1.0, paid)
                 held = longs[v, a] if paid > 0.0 else shorts[v, a]
+                held += sum(max(sign * q, 0.0) for q in state.trader_quantity[:, v, a])
                 payers = held + max(sign * makers, 0.0) + max(sign * arb, 0.0)
                 tally.funding_paid[v] += abs(paid) * payers
     borrow_rate = lending.accrue_interest(system, state)
     prices.refresh_marks(system, state)  # tokens have grown by the interest
-    state.multiplier, state.threshold = requirement_multipliers(system, state), thresholds(system)
+    behaviour.run(system, state, tally)
+    behaviour.observe(system, state)
+    set_policy(system, state)
     settle.margin_calls(system, state, prices.mark_prices(system, state), tally)
+    exchange(system, state, tally)
     count_age(system, state)
 
     capacity = np.where(now.outage, 0.0, np.array(system.capacity, float))
@@ -278,6 +296,10 @@ def play_step(system, state, now, max_rounds: int) -> dict:
         "variance": state.s2.copy(),
         "open_interest": np.maximum(longs, shorts) * np.where(system.inverse, 1.0, price[None, :]),
         "funding_rate": funding_rate,
+        "funding_index": state.funding_index.copy(),
+        "cap": state.cap.copy(),
+        "maintenance": state.maintenance.copy(),
+        "gauge": state.gauge.copy(),
         "supplied": supplied * venue,
         "borrowed": borrowed * venue,
         "borrow_rate": borrow_rate,
@@ -288,15 +310,15 @@ def play_step(system, state, now, max_rounds: int) -> dict:
         "credit_loss": state.credit_loss.copy(),
         "paid_share": state.paid_share.copy(),
         "redemption": state.redemption.copy(),
-        "cash_residual": cash_after - cash_before - tally.margin_calls - tally.shared_in,
+        "cash_residual": cash_after - cash_before - tally.margin_calls - tally.shared_in - tally.margin_posted,
         "quantity_residual": contracts_after - contracts_before,
-        "coins_residual": coins_after - coins_before,
+        "coins_residual": coins_after - coins_before + tally.withdrawn,
     }
 
 
 def requirement_multipliers(system, state):
     """The policy's multiplier times what open interest adds to the requirement."""
-    result = np.array(system.maintenance_multiplier, float)
+    result = state.maintenance.copy()
     scale = system.interest_scale
     if scale is None:
         return result
@@ -313,12 +335,49 @@ def requirement_multipliers(system, state):
     return result
 
 
-def thresholds(system):
+def thresholds(system, state):
     """Liquidation thresholds in force under the policy."""
     if system.lending is None:
         return None
     original = system.lending["rules"]["liquidation_threshold"]
-    return np.maximum(0.0, 1.0 - np.array(system.maintenance_multiplier, float) * (1.0 - original))
+    return np.maximum(0.0, 1.0 - state.maintenance * (1.0 - original))
+
+
+def set_policy(system, state) -> None:
+    """The gauge is measured at what was in force until now; then caps, multipliers and hinges are set."""
+    state.multiplier, state.threshold = requirement_multipliers(system, state), thresholds(system, state)
+    leverage.set_hinges(system, state)
+    leverage.measure_gauge(system, state, lambda mark, venue: first_round(system, state, mark, venue))
+    leverage.set_caps(system, state)
+    state.multiplier, state.threshold = requirement_multipliers(system, state), thresholds(system, state)
+
+
+def first_round(system, state, mark, venue):
+    """(V, A) USD that every pool's rules would sell, less buy, at these prices, were there no limit to what can be done."""
+    asked, planned, _, _ = find_demands(system, state, mark, venue)
+    sold = {n: coins_to_sell(system, state, state.perps[n], venue) for n in asked}
+    return -round_flow(system, state, asked, sold, {}, planned, [1.0] * system.V) * venue
+
+
+def exchange(system, state, tally) -> None:
+    """Orders of accounts above their caps or near their limits, and of traders: one flow, one fill."""
+    mark, venue, common = prices.mark_prices(system, state), prices.venue_prices(system, state), prices.common_prices(system, state)
+    shares = leverage.plan_orders(system, state, mark, tally)
+    coins, default = behaviour.orders(system, state, venue)
+    bought = leverage.orders_flow(system, state, shares, venue) + coins.sum(axis=0)
+    count_tokens(system, state, bought, venue)
+    prices.trade(system, state, bought)
+    hedge = -coins[behaviour.FUNDING].sum(axis=0)
+    if system.open_price:
+        prices.push_common(system, state, hedge * common, hedge)
+    fill = prices.fill_prices(system, venue, prices.venue_prices(system, state))
+    common_fill = prices.fill_prices(system, common[None, :], prices.common_prices(system, state)[None, :])[0]
+    owed = settle.no_deficits(system)
+    leverage.fill_orders(system, state, shares, venue, fill)
+    behaviour.fill_orders(system, state, coins, default, fill, common_fill, owed)
+    tally.trader_usd += coins.sum(axis=0) * fill
+    settle.waterfall(system, state, owed, mark, tally)
+    prices.refresh_marks(system, state)
 
 
 def under_margin(system, state, account, mark) -> bool:
@@ -553,6 +612,7 @@ def ledgers(system, state):
         own = [account for account in state.perps if account.pool == v]
         parts = [account.W for account in own] + [loan.cash for loan in state.loans if loan.pool == v]
         parts += [state.fund[v], state.treasury[v], state.liquidators[v], *state.maker_cash[v], *state.arb_cash[v]]
+        parts += state.trader_cash[:, v].ravel().tolist()
         if system.lends[v]:
             # lenders' coins are not in anybody's cash: makers have paid the whole price for theirs
             parts += [-state.written_off_cash[v], *(-state.maker_coins[v] * system.reference_price)]
@@ -560,7 +620,8 @@ def ledgers(system, state):
             parts.append(-state.bad_debt[v])
         cash[v] = math.fsum(parts)
         for a in range(A):
-            contracts[v, a] = math.fsum([account.q[a] for account in own] + [state.maker_quantity[v, a], state.arb_quantity[v, a]])
+            held = [account.q[a] for account in own] + [state.maker_quantity[v, a], state.arb_quantity[v, a]]
+            contracts[v, a] = math.fsum(held + state.trader_quantity[:, v, a].tolist())
             coins[v, a] = math.fsum([account.k[a] for account in own] + [state.maker_coins[v, a]])
     if system.lending is not None:
         supplied, borrowed = lending.totals(system, state)
@@ -568,13 +629,3 @@ def ledgers(system, state):
             if system.lends[v]:
                 coins[v] += supplied[v] - borrowed[v] + state.reserves[v] - state.written_off[v]
     return cash, contracts, coins
-
-
-def sides(system, state):
-    """(V, A) held long and short by customers."""
-    longs, shorts = np.zeros((system.V, system.A)), np.zeros((system.V, system.A))
-    for account in state.perps:
-        for a in range(system.A):
-            longs[account.pool, a] += max(account.q[a], 0.0)
-            shorts[account.pool, a] += max(-account.q[a], 0.0)
-    return longs, shorts

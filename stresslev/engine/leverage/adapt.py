@@ -28,7 +28,7 @@ def read(state: State, system: System, *, last_opening: Array, thinning: Array, 
         supplied = (book.supply_units + book.deposit_units) * book.rates.supply_index * price[None, :]
         borrowed = book.debt_units * book.rates.borrow_index * price[None, :]
     return Reading(
-        log_return=state.market.log_price - last_opening,
+        log_return=state.market.opening - last_opening,
         log_price=log_price,
         price=price,
         depth=system.impact.depth * thinning,
@@ -47,14 +47,14 @@ def _due(clock: Array, every: Array) -> Array:
     return clock % jnp.maximum(every, 1) == 0
 
 
-def measure(state: State, system: System, policy: Policy, terms: Terms | None, seen: Prices, depth: Array) -> State:
+def measure(state: State, system: System, policy: Policy, multiplier: Array, terms: Terms | None, seen: Prices, depth: Array) -> State:
     """Measure the systemic gauge where the policy asks for it and the time has come."""
     if policy.gauge is None:
         return state
     known = state.leverage
     now = lax.cond(
         _due(known.clock, policy.gauge.every),
-        lambda: gauge.measure(state, system, known.maintenance, terms, seen, depth),
+        lambda: gauge.measure(state, system, multiplier, terms, seen, depth),
         lambda: known.gauge,
     )
     return replace(state, leverage=replace(known, gauge=now))

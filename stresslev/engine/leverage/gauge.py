@@ -8,6 +8,7 @@ from jax import Array, lax
 
 from stresslev.engine import accounts as perps
 from stresslev.engine import lenders
+from stresslev.engine.flow import Closing, coins_to_market
 from stresslev.engine.health import Prices
 from stresslev.engine.lenders import Terms
 from stresslev.engine.loans import Loans
@@ -48,11 +49,8 @@ def _closed(state: State, system: System, multiplier: Array, terms: Terms | None
             sold = sold + (d.sold - d.bought) * prices.venue
         else:
             d = perps.demand(p, system, multiplier, prices)
-            face = d.long_quantity - d.short_quantity
-            unit = prices.venue if system.inverse is None else jnp.where(system.inverse, 1, prices.venue)
-            # coins sold with contracts of fixed face are those faces
-            coins = d.coins if system.inverse is None else jnp.where(system.inverse, 0, d.coins)
-            sold = sold + face * unit + coins * prices.venue
+            closing = Closing(longs=d.long_quantity, shorts=d.short_quantity, coins_sold=d.coins, coins_bought=jnp.zeros_like(d.coins))
+            sold = sold + coins_to_market(system, closing) * prices.venue
     return sold
 
 

@@ -39,4 +39,5 @@ def respond(level: Array, at: Array, slope: Array, floor: Array, ceiling: Array)
     """
     tiny = jnp.asarray(jnp.finfo(level.dtype).tiny, level.dtype)
     x = jnp.maximum(level, tiny**0.25)
-    return jnp.clip(jnp.exp(-slope * (jnp.log(x) - jnp.log(at))), floor, ceiling)
+    # bounded before the power is taken: far below `at` it overflows, and so would its derivative
+    return jnp.clip(jnp.exp(jnp.minimum(-slope * (jnp.log(x) - jnp.log(at)), jnp.log(ceiling))), floor, ceiling)
