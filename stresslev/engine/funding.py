@@ -47,10 +47,14 @@ def initial(rules: FundingRules, remaining: Array | None = None) -> FundingState
     return FundingState(index=zero, premium_sum=zero, count=jnp.zeros(zero.shape, jnp.int32), remaining=first)
 
 
-def skew(long: Array, short: Array) -> Array:
-    """`(longs - shorts) / (longs + shorts)` in [-1, 1] of quantities >= 0; 0 where there are none."""
+#: Roundings of what was once held that sums of positions may be left with when nobody holds any.
+_DUST = 256
+
+
+def skew(long: Array, short: Array, once: Array | float = 0.0) -> Array:
+    """`(longs - shorts) / (longs + shorts)` in [-1, 1] of quantities >= 0; 0 where there are none but for the rounding of what was `once` held."""
     total = long + short
-    return jnp.where(total > 0, (long - short) / jnp.where(total > 0, total, 1), 0)
+    return jnp.where(total > _DUST * jnp.finfo(total.dtype).eps * once, (long - short) / jnp.where(total > 0, total, 1), 0)
 
 
 def quoted_rate(rules: FundingRules, premium: Array) -> Array:

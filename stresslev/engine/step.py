@@ -104,7 +104,7 @@ def _accrue_funding(state: State, system: System, venue: Array, now: Path, outag
         marks.index(system.marks, venue) if system.marks is not None else jnp.broadcast_to(common_log_price(state, system)[None, :], venue.shape)
     )
     ledger = state.ledger
-    skew = funding.skew(ledger.long_quantity, ledger.short_quantity)
+    skew = funding.skew(ledger.long_quantity, ledger.short_quantity, jnp.abs(ledger.maker_opening))
     premium = none if now.premium is None else now.premium
     after, rate = funding.accrue(system.funding, state.funding, reference * jnp.exp(venue), reference * jnp.exp(at_index), premium, skew, outage)
     step = after.index - state.funding.index

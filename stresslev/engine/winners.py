@@ -99,11 +99,15 @@ def socialise(accounts: Accounts, system: System, prices: Prices, loss: Array) -
     pools = loss.shape[0]
     gains = of_contracts(accounts, contract_gain(system, prices.venue_displaced, prices.funding))
     reference = of_contracts(accounts, prices.mark - prices.mark_displaced)
+    faces = None if system.inverse is None else of_contracts(accounts, system.inverse)
     equity = accounts.equity_at_reference
     profit = jnp.zeros_like(equity)
     for a, (q, g) in enumerate(zip(accounts.quantity, gains, strict=True)):
         equity = equity + q * g
-        profit = profit + q * (g - (accounts.entry[a] - reference[a]) if accounts.entry else g)
+        if accounts.entry:
+            g = g - (accounts.entry[a] - reference[a])
+        # what a contract of fixed face gains is in the coins
+        profit = profit + (q * g if faces is None else jnp.where(faces[a], 0, q * g))
     for k, d in zip(accounts.collateral, of_coins(accounts, prices.venue_displaced), strict=True):
         equity = equity + k * d
     equity = jnp.maximum(equity, 0)
