@@ -334,7 +334,12 @@ def load_plan(path: str | Path, *, system: str | Path | None = None, policy: str
     main = resolve(path)
     data = read_toml(main)
     if _expect_kind(data, main, ("suite", "scenario")) == "scenario":
-        suite_data = {"kind": "suite", "name": data.get("name", main.stem), "system": DEFAULT_SYSTEM, "scenarios": [str(main.resolve())]}
+        suite_data = {
+            "kind": "suite",
+            "name": data.get("name", main.stem),
+            "system": data.get("system", DEFAULT_SYSTEM),
+            "scenarios": [str(main.resolve())],
+        }
         suite_data |= {"title": data.get("title", ""), "description": data.get("description", "")}
     else:
         suite_data = data

@@ -272,6 +272,7 @@ class ScenarioSpec(Spec):
         default_factory=dict, description="pool -> asset -> premium of the perp over the index, for funding"
     )
     outages: tuple[OutageSpec, ...] = Field((), description="pools that are down for a while")
+    system: str | None = Field(None, description="system to run the scenario on by itself; absent: three perp venues. Suites name their own")
     behaviour: BehaviourSpec | None = Field(None, description="what algorithmic traders and depositors do; absent: nothing")
 
     @field_validator("start", mode="before")

@@ -13,7 +13,9 @@ _ASSUMPTIONS, _HEALTH, _REPRODUCE = "Assumptions and limits of the model", "Nume
 
 #: The last section of docs/model.md, sentence by sentence.
 NOT_MODELLED = (
-    "Dynamic leverage rules, traders who react, options and other positions that are not of delta one.",
+    "Options and other positions that are not of delta one.",
+    "Accounts that open new positions (they only take back what they gave up); policies act on lenders through thresholds only.",
+    "Momentum, mean-reversion and arbitrage traders bear their losses without limit; only leverage funds default.",
     "Auto-deleveraging leaves out makers and inverse contracts.",
     "Liquidators of lending pools take baskets pro rata, not the pair that pays them best.",
     "Receipt tokens change hands; they are not redeemed.",
