@@ -26,11 +26,6 @@ class Reading:
     steps_per_year: Array  # ()
 
 
-def over(part: Array, whole: Array) -> Array:
-    """`part / whole` of figures >= 0, and 0 where there is no whole."""
-    return jnp.where(whole > 0, part / jnp.where(whole > 0, whole, jnp.ones_like(whole)), jnp.zeros_like(part))
-
-
 def respond(level: Array, at: Array, slope: Array, floor: Array, ceiling: Array) -> Array:
     """`clip((level / at)^-slope, floor, ceiling)`: the factor is 1 where the level is `at`, and falls by `slope` percent for each percent above.
 
