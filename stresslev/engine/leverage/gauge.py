@@ -23,7 +23,7 @@ FURTHER = 0.01
 class GaugeRules:
     """How the gauge is measured."""
 
-    every: Array  # () int32 steps between two measurements, >= 1: each costs four assessments of all accounts per asset
+    every: Array  # () int32 steps between two measurements, >= 1: each costs three assessments of all accounts per asset
 
 
 def _moved(prices: Prices, system: System, asset: Array, move: Array) -> Prices:
