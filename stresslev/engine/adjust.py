@@ -16,6 +16,7 @@ from stresslev.engine.leverage.resize import Resized, resize
 from stresslev.engine.leverage.transition import Asked, Plan
 from stresslev.engine.prices import common_log_price, prices
 from stresslev.engine.round import Flows, add, no_flows, pool_cash, pool_coins
+from stresslev.engine.span import wake
 from stresslev.engine.types import Accounts, Channels, Ledger, Policy, State, System
 
 
@@ -143,6 +144,7 @@ def adjust(
             funding_index=seen.funding,
         )
         ledger, populations, borne = waterfall.settle(ledger, populations, system, deficit, None, after)
+        state_after = wake(state_after, waterfall.reaches_accounts(system, deficit))
         state_after = replace(state_after, populations=populations, traders=held)
         old, new = _traders_hold(state), _traders_hold(state_after)
         cash = cash + borne.cash_change - borne.shared_in + new[0] - old[0]

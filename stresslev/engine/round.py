@@ -14,6 +14,7 @@ from stresslev.engine.health import Prices, contract_gain
 from stresslev.engine.lenders import Terms
 from stresslev.engine.loans import LoanDemand, Loans, LoanSettlement
 from stresslev.engine.prices import prices
+from stresslev.engine.span import note, wake
 from stresslev.engine.types import ADL, Accounts, Channels, Ledger, State, System
 from stresslev.engine.waterfall import Borne, WrittenOff
 
@@ -134,6 +135,7 @@ class _Deleveraging:
     long_gain: Array  # (V, A) USD per coin: mean bankruptcy price less reference and funding
     short_gain: Array
     saved: Array  # (V,) USD of deficit
+    sought: Array  # () bool, whether anybody looked for winners
 
 
 def _deleveraging(state: State, system: System, conditions: Conditions, seen: Prices, asked: _Asked, displaced: Array) -> _Deleveraging:
@@ -175,6 +177,7 @@ def _deleveraging(state: State, system: System, conditions: Conditions, seen: Pr
         long_gain=mean(found.long_value, found.long_quantity, 1),
         short_gain=mean(found.short_value, found.short_quantity, -1),
         saved=jnp.maximum(saved, 0),
+        sought=jnp.any(wanted > 0),
     )
 
 
@@ -239,6 +242,8 @@ def round_of_liquidation(state: State, system: System, channels: Channels, condi
     Returns: state, what happened, flow and capacity after it, and () bool whether a pool had to ration.
     """
     seen = prices(state, system, conditions.seen)
+    terms = None if system.lending is None else lending_terms(state, conditions.threshold)
+    state = note(state, system, seen, conditions.multiplier, terms)
     asked = _ask(state, system, conditions, seen, flow.capacity)
     closing = _closing(asked, system.reference_price.shape[0])
     reached = traded(flow, system, coins_to_market(system, closing), seen.venue)
@@ -255,19 +260,20 @@ def round_of_liquidation(state: State, system: System, channels: Channels, condi
     fills = Fills(
         share=asked.share, grant=None, displaced=fill, displaced_after=after.venue_displaced, assumed=None if plan is None else plan.assumed
     )
-    terms = None if system.lending is None else lending_terms(state, conditions.threshold)
     done = _settle(state.populations, system, conditions, seen, asked, fills, terms)
     ledger, deficit, written = _book(state.ledger, system, closing, done, seen, fill)
     populations = done.populations
     if plan is not None:
         winning = _assume(state, populations, system, conditions, seen, asked, plan)
         populations = winning.populations
+        moved = wake(moved, plan.sought)
         # what was actually closed, so that rounding shows in the residual and not in the ledger
         ledger = replace(
             ledger,
             long_quantity=ledger.long_quantity - plan.long_quantity - winning.longs,
             short_quantity=ledger.short_quantity - plan.short_quantity - winning.shorts,
         )
+    moved = wake(moved, waterfall.reaches_accounts(system, deficit))
     ledger, populations, borne = waterfall.settle(ledger, populations, system, deficit, written, after)
     flows = _flows(state.ledger, ledger, system, asked, closing, done, deficit, borne, plan, winning, fill, seen.venue, terms)
     new_state = replace(moved, populations=populations, ledger=ledger)

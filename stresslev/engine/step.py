@@ -17,6 +17,7 @@ from stresslev.engine.leverage.in_force import fixed_terms, sized
 from stresslev.engine.loans import Loans
 from stresslev.engine.prices import Seen, common_log_price, mark_log_price, prices, venue_log_price
 from stresslev.engine.round import Flows, add, lending_terms, no_flows, round_of_liquidation
+from stresslev.engine.span import note, wake
 from stresslev.engine.types import Channels, Path, Policy, State, System
 
 
@@ -167,7 +168,7 @@ def _maintenance(state: State, policy: Policy) -> Array:
     return policy.maintenance_multiplier if state.leverage is None else state.leverage.maintenance
 
 
-def _multiplier(state: State, system: System, policy: Policy) -> Array:
+def requirement_multiplier(state: State, system: System, policy: Policy) -> Array:
     """(V, A) multiplier of perp requirements in this step: the policy's, and growth with open interest."""
     multiplier = _maintenance(state, policy)
     if system.interest_scale is None:
@@ -176,11 +177,11 @@ def _multiplier(state: State, system: System, policy: Policy) -> Array:
     return multiplier * requirement.open_interest_factor(scale.base, open_interest(state, system), scale.lower, scale.upper)
 
 
-def _threshold(state: State, system: System, policy: Policy) -> Array | None:
-    """(V, A) liquidation thresholds in force: the policy multiplies the distance to one, a lender's maintenance margin."""
+def liquidation_thresholds(state: State, system: System, policy: Policy, rise: Array | float = 1) -> Array | None:
+    """(V, A) liquidation thresholds in force: the policy multiplies the distance to one, a lender's maintenance margin. So does `rise`."""
     if system.lending is None:
         return None
-    return jnp.maximum(1 - _maintenance(state, policy) * (1 - system.lending.rules.liquidation_threshold), 0)
+    return jnp.maximum(1 - _maintenance(state, policy) * rise * (1 - system.lending.rules.liquidation_threshold), 0)
 
 
 def _lever(state: State, system: System, policy: Policy, seen: Seen, last_opening: Array, thinning: Array) -> tuple[State, System]:
@@ -196,10 +197,11 @@ def _lever(state: State, system: System, policy: Policy, seen: Seen, last_openin
         return state, system
     terms = None
     if system.lending is not None:
-        terms = lending_terms(state, _threshold(state, system, policy))
-    state = adapt.measure(state, system, policy, _multiplier(state, system, policy), terms, opening, system.impact.depth * thinning)
+        terms = lending_terms(state, liquidation_thresholds(state, system, policy))
+    state = adapt.measure(state, system, policy, requirement_multiplier(state, system, policy), terms, opening, system.impact.depth * thinning)
     # scored at the requirements that stood until now
-    state = adapt.score(state, system, policy, _multiplier(state, system, policy), opening)
+    state = wake(state, adapt.scores_now(state, policy))
+    state = adapt.score(state, system, policy, requirement_multiplier(state, system, policy), opening)
     return adapt.set_caps(state, policy, replace(reading, gauge=state.leverage.gauge)), system
 
 
@@ -252,14 +254,15 @@ def step(state: State, system: System, policy: Policy, channels: Channels, now: 
     state, system = _lever(state, system, policy, seen, last_opening, thinning)
     conditions = Conditions(
         seen=seen,
-        multiplier=_multiplier(state, system, policy),
-        threshold=_threshold(state, system, policy),
+        multiplier=requirement_multiplier(state, system, policy),
+        threshold=liquidation_thresholds(state, system, policy),
         thinning=thinning,
         opening=opening,
     )
+    terms = None if system.lending is None else lending_terms(state, conditions.threshold)
+    state = note(state, system, prices(state, system, seen), conditions.multiplier, terms)
     margin_calls = jnp.zeros_like(system.insurance_fund)
     if system.owners is not None:
-        terms = None if system.lending is None else lending_terms(state, conditions.threshold)
         called, margin_calls = owners.call_margin(
             state.populations, system, conditions.multiplier, prices(state, system, conditions.seen), terms, channels.owners
         )

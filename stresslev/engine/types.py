@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # these modules work on accounts, and import this one
     from stresslev.engine.leverage.score import RiskScore
     from stresslev.engine.leverage.size import SizeSchedule
     from stresslev.engine.leverage.transition import Transition
+    from stresslev.engine.span import Span
     from stresslev.engine.traders import TraderRules, TraderState
 
 # What a pool does with an under-margined perp account (System.rule).
@@ -314,6 +315,7 @@ class State:
     funding_rate: Array | None = None  # (V, A) per funding period, as last paid
     leverage: CapState | None = None
     traders: "TraderState | None" = None
+    span: "Span | None" = None  # within which accounts that are not stepped sleep
 
 
 def cast(tree, dtype):

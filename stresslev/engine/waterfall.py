@@ -43,6 +43,14 @@ def fund_before_adl(system: System) -> Array:
     return place(INSURANCE_FUND) < place(ADL)
 
 
+def reaches_accounts(system: System, deficit: Array) -> Array:
+    """() bool: whether deficits (V,) USD may be spread over perp accounts, whichever stage before that would have met them."""
+    if system.socialise_by is None:
+        return jnp.array(False)
+    spread = (deficit > 0) & jnp.any(system.waterfall == SOCIALISE, axis=1)
+    return jnp.any(spread if system.lending is None else spread & ~system.lending.pool)
+
+
 def _shared(fund: Array, left: Array, group: Array) -> tuple[Array, Array]:
     """Deficits `left` (V,) met by the funds of each group: what each pool gets, and what each fund pays, in proportion to what it holds."""
     member = (group[:, None] == group[None, :]) & (group >= 0)[None, :] & (group >= 0)[:, None]

@@ -60,6 +60,11 @@ def measure(state: State, system: System, policy: Policy, multiplier: Array, ter
     return replace(state, leverage=replace(known, gauge=now))
 
 
+def scores_now(state: State, policy: Policy) -> Array:
+    """() bool: whether the policy scores all accounts in this step."""
+    return jnp.array(False) if policy.score is None else _due(state.leverage.clock, policy.score_every)
+
+
 def score(state: State, system: System, policy: Policy, multiplier: Array, seen: Prices) -> State:
     """Give each perp account its share of the cap, where the policy scores accounts and the time has come."""
     if policy.score is None:
@@ -73,7 +78,7 @@ def score(state: State, system: System, policy: Policy, multiplier: Array, seen:
         found = features(p, system, multiplier, seen, variance, policy.steps_per_year, rule.correlation, crowd)
         return account_factor(rule, found)
 
-    due = _due(state.leverage.clock, policy.score_every)
+    due = scores_now(state, policy)
     after = []
     for p in state.populations:
         if isinstance(p, Accounts):

@@ -1,0 +1,296 @@
+"""Active-set stepping: for some steps only the accounts that something could happen to are stepped; the others sleep, and are only ever read.
+
+An epoch looks at every account once, says how far prices, funding, requirements and caps may go in the steps ahead (`predict`), gathers the
+accounts that are not in good health everywhere within that (`span`), and steps those with the step itself. Every step looks whether it stayed within
+the span; the first that did not ends the epoch before it. So what is kept is what stepping everybody would have given, but for the order of sums.
+"""
+
+from dataclasses import dataclass, replace
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from stresslev.engine import market as markets
+from stresslev.engine.blocks import pool_sum
+from stresslev.engine.leverage import adapt
+from stresslev.engine.leverage.in_force import fixed_terms, sized
+from stresslev.engine.loans import Loans
+from stresslev.engine.prices import common_log_price, venue_log_price
+from stresslev.engine.span import Span, distance_kept, sleepers
+from stresslev.engine.step import Record, liquidation_thresholds, open_interest, requirement_multiplier, step
+from stresslev.engine.types import Accounts, Channels, Owners, Path, Policy, State, System
+
+#: Most steps of an epoch: the length of the compiled scan.
+LONGEST = 64
+
+# Allowances for what cannot be known ahead, each times `widen`.
+_LEAST_MOVE = 2e-3  # log, of a mark, besides its volatility
+_DEVIATIONS = 0.5  # of the volatility over the epoch
+_FUNDING = 1e-3  # of the price
+_REQUIREMENT = 0.02  # rise of multipliers that move
+_CAP = 0.05  # fall of caps
+_DEPTH = 0.1  # fall of what sizes are measured by
+_INDEX = 2e-4  # of lenders' indices
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Awake:
+    """Which accounts an epoch steps."""
+
+    slots: tuple[Array, ...]  # per population (C,) int32 flat slot of each account that is awake; out of range where there is none
+    count: Array  # () int32 accounts awake
+    fits: Array  # () bool: there was room for all of them
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Epoch:
+    """What an epoch found; of use only as far as it was kept."""
+
+    state: State  # populations are the awake accounts
+    awake: Awake
+    kept: Array  # () int32 steps that stayed within the span
+
+
+def _window(values: Array, ahead: Array) -> tuple[Array, Array]:
+    """Least and most of (T, ...) values over the steps that are `ahead` (T,) bool."""
+    there = ahead.reshape(-1, *(1,) * (values.ndim - 1))
+    return jnp.min(jnp.where(there, values, jnp.inf), axis=0), jnp.max(jnp.where(there, values, -jnp.inf), axis=0)
+
+
+def _mark_bounds(state: State, system: System, path: Path, ahead: Array, widen: Array) -> tuple[Array, Array]:
+    """(V, A) log prices between which marks should stay: the exogenous path is known, the recovery of impact too; the rest is allowed for."""
+    now = state.market
+    venue = venue_log_price(state, system)
+    down, up = _window(path.log_price, ahead)
+    recovery = -now.transient
+    fall = jnp.minimum(down - now.fundamental, 0) + jnp.minimum(recovery, 0)
+    rise = jnp.maximum(up - now.fundamental, 0) + jnp.maximum(recovery, 0)
+    low, high = venue + fall[system.market][None, :], venue + rise[system.market][None, :]
+    if path.mark_offset is not None:
+        least, most = _window(path.mark_offset, ahead)
+        low, high = low + jnp.minimum(least, 0), high + jnp.maximum(most, 0)
+    # the own price of one venue and the index of all differ by the basis
+    low, high = jnp.minimum(low, jnp.min(low, axis=0, keepdims=True)), jnp.maximum(high, jnp.max(high, axis=0, keepdims=True))
+    if state.marks is not None:
+        seen = state.marks
+        low = jnp.minimum(jnp.minimum(low, seen.pushed), jnp.minimum(seen.average, jnp.min(seen.history, axis=0)))
+        high = jnp.maximum(jnp.maximum(high, seen.pushed), jnp.maximum(seen.average, jnp.max(seen.history, axis=0)))
+    steps = jnp.sum(ahead, dtype=jnp.int32).astype(low.dtype)
+    move = widen * (_LEAST_MOVE + _DEVIATIONS * jnp.sqrt(now.variance * steps))
+    return low - move[None, :], high + move[None, :]
+
+
+def _tiers(state: State, system: System, policy: Policy, path: Path, ahead: Array, widen: Array) -> tuple[Array, Array]:
+    """Tier schedules at their heaviest, with the policy's hinges of size."""
+    if policy.size is None:
+        return system.tier_floor, system.tier_step
+    depth, _ = _window(path.depth_factor, ahead)
+    thinning = markets.thinning(state, system, depth, common_log_price(state, system)) / (1 + widen * _DEPTH)
+    interest = open_interest(state, system) / (1 + widen * _DEPTH)
+    still = state.market.opening
+    reading = adapt.read(state, system, last_opening=still, thinning=thinning, interest=interest, steps_per_year=policy.steps_per_year)
+    heavy = sized(system, policy, reading)
+    return heavy.tier_floor, heavy.tier_step
+
+
+def predict(state: State, system: System, policy: Policy, path: Path, ahead: Array, widen: Array) -> Span:
+    """The span of the steps `ahead` (T,) bool of `path`; `widen` () scales what is allowed for the unknown."""
+    low, high = _mark_bounds(state, system, path, ahead, widen)
+    reference = system.reference_price[None, :]
+    kept = distance_kept(policy, low.dtype)
+    low, high = reference * jnp.exp(low - 2 * kept), reference * jnp.exp(high + 2 * kept)
+    index = jnp.zeros_like(low) if state.funding is None else state.funding.index
+    accrues = jnp.zeros_like(low) if system.funding is None else widen * _FUNDING * high
+    moves = policy.caps is not None
+    multiplier = requirement_multiplier(state, system, policy)
+    if moves or system.interest_scale is not None:
+        multiplier = multiplier * (1 + widen * _REQUIREMENT)
+    threshold = supply = borrow = None
+    if system.lending is not None:
+        rates = state.ledger.lending.rates
+        threshold = liquidation_thresholds(state, system, policy, 1 + widen * _REQUIREMENT if moves else jnp.ones_like(widen))
+        supply, borrow = (1 + rates.supply_growth) * (1 - jnp.minimum(widen * _INDEX, 0.5)), (1 + rates.borrow_growth) * (1 + widen * _INDEX)
+    floor, rise = _tiers(state, system, policy, path, ahead, widen)
+    return Span(
+        low=low,
+        high=high,
+        funding_low=index - accrues,
+        funding_high=index + accrues,
+        multiplier=multiplier,
+        tier_floor=floor,
+        tier_step=rise,
+        threshold=threshold,
+        supply_index=supply,
+        borrow_index=borrow,
+        cap=None if state.leverage is None else state.leverage.cap / (1 + widen * _CAP),
+        margin=kept,
+        held=jnp.array(True),
+    )
+
+
+def _woken(masks: tuple[Array, ...], owners: Owners) -> tuple[Array, ...]:
+    """Accounts of one owner wake together: one that is called is met from the others."""
+    called = jnp.zeros(owners.nobody.shape, bool)
+    for mask, slot, who in zip(masks, owners.slot, owners.owner, strict=True):
+        called = called.at[who].max(mask.reshape(-1)[slot])
+    return tuple(
+        mask.reshape(-1).at[slot].max(called[who]).reshape(mask.shape) for mask, slot, who in zip(masks, owners.slot, owners.owner, strict=True)
+    )
+
+
+def room(population: Accounts | Loans, share: float) -> tuple[int, int]:
+    """Blocks and accounts per block that hold a share of a population, with a block to spare for each pool and an empty one at the end. Static."""
+    blocks, size = population.liquidated.shape
+    wanted = max(int(blocks * size * share), 1)
+    small = max(8, min(size, 1 << max((wanted // 32).bit_length() - 1, 0)))
+    return -(-wanted // small) + 9, small
+
+
+def _place(mask: Array, block_pool: Array, shape: tuple[int, int], pools: int) -> tuple[Array, Array, Array]:
+    """Where the accounts of a mask go when they are gathered.
+
+    Returns: (C,) int32 flat slot of the account in each place, out of range where there is none; (blocks,) int32 pool of each block; () bool whether
+    there was room. Accounts keep their order, and each block is of one pool. `block_pool` must be in order.
+    """
+    blocks, size = shape
+    capacity = blocks * size
+    rank = jnp.cumsum(mask, axis=1, dtype=jnp.int32)
+    counts = rank[:, -1]
+    by_pool = pool_sum(counts, block_pool, pools)
+    needed = -(-by_pool // size)
+    ends = jnp.cumsum(needed)
+    first = (ends - needed) * size  # place of a pool's first account
+    before = jnp.cumsum(counts) - counts
+    of_pool = jnp.cumsum(by_pool) - by_pool
+    offset = first[block_pool] + before - of_pool[block_pool]
+    place = jnp.where(mask, offset[:, None] + rank - 1, capacity)
+    slots = jnp.arange(mask.size, dtype=jnp.int32)
+    # the last block stays empty: it stands for accounts that sleep
+    fits = ends[-1] < blocks
+    found = jnp.full((capacity,), mask.size, jnp.int32).at[place.reshape(-1)].set(slots, mode="drop", unique_indices=True)
+    pool = jnp.minimum(jnp.searchsorted(ends, jnp.arange(blocks, dtype=ends.dtype), side="right"), pools - 1).astype(jnp.int32)
+    return found, pool, fits
+
+
+def _gathered(population: Accounts | Loans, slots: Array, pool: Array, shape: tuple[int, int]) -> Accounts | Loans:
+    """The accounts at these slots as a population; empty ones where there is none."""
+
+    def take(x: Array) -> Array:
+        if x.ndim != 2:
+            return x
+        return x.reshape(-1).at[slots].get(mode="fill", fill_value=False if x.dtype == jnp.bool_ else 0).reshape(shape)
+
+    some = jax.tree.map(take, population)
+    if isinstance(some, Loans):
+        return replace(some, block_pool=pool)
+    there = (slots < population.liquidated.size).reshape(shape)
+    whole = {name: jnp.where(there, x, 1) for name in ("appetite", "allowed") if (x := getattr(some, name)) is not None}
+    return replace(some, block_pool=pool, entry=tuple(jnp.where(there, e, 1) for e in some.entry), **whole)
+
+
+def _scattered(population: Accounts | Loans, after: Accounts | Loans, slots: Array) -> Accounts | Loans:
+    def put(x: Array, new: Array) -> Array:
+        return x if x.ndim != 2 else x.reshape(-1).at[slots].set(new.reshape(-1), mode="drop").reshape(x.shape)
+
+    return jax.tree.map(put, population, after)
+
+
+def _owners(owners: Owners, slots: tuple[Array, ...], sizes: tuple[int, ...]) -> Owners:
+    """Links between accounts by their places among those awake; those of sleepers point past the end, where an empty account stands for them."""
+    moved = []
+    for slot, found, size in zip(owners.slot, slots, sizes, strict=True):
+        places = jnp.arange(found.shape[0], dtype=jnp.int32)
+        missing = found.shape[0] + jnp.arange(slot.shape[0], dtype=jnp.int32)
+        place = jnp.full((size,), -1, jnp.int32).at[found].set(places, mode="drop")[slot]
+        moved.append(jnp.where(place >= 0, place, missing))
+    return replace(owners, slot=tuple(moved))
+
+
+def _steps_left(path: Path, steps: Array) -> Array:
+    return jnp.arange(path.log_price.shape[0], dtype=jnp.int32) < steps
+
+
+def _run(state: State, system: System, policy: Policy, channels: Channels, path: Path, steps: Array, max_rounds: Array, tolerance: Array):
+    """Step as long as steps are left and the span, if there is one, holds. Returns state, record, and () int32 steps that held."""
+
+    def advance(carry, now):
+        state, kept = carry
+        after, record = step(state, system, policy, channels, now, max_rounds, tolerance)
+        held = jnp.array(True) if after.span is None else after.span.held
+        return (after, kept + held.astype(jnp.int32)), record
+
+    blank = jax.eval_shape(lambda s, n: advance((s, jnp.int32(0)), n)[1], state, jax.tree.map(lambda x: x[0], path))
+
+    def wait(carry, now):
+        return carry, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), blank)
+
+    def body(carry, due_now):
+        due, now = due_now
+        going = due if carry[0].span is None else due & carry[0].span.held
+        return lax.cond(going, advance, wait, carry, now)
+
+    (state, kept), record = lax.scan(body, (state, jnp.int32(0)), (_steps_left(path, steps), path))
+    return state, record, kept
+
+
+@partial(jax.jit, static_argnames="share")
+def epoch(
+    state: State,
+    system: System,
+    policy: Policy,
+    channels: Channels,
+    path: Path,
+    steps: Array,
+    stop: Array,
+    widen: Array,
+    max_rounds: Array,
+    tolerance: Array,
+    *,
+    share: float,
+) -> tuple[Epoch, Record]:
+    """Step the accounts that are awake for up to `steps` () int32 of `path`; all arguments stay as they are.
+
+    Args: `stop` () int32, steps after which to stop although more were looked ahead at; `widen` () how much is allowed for; `share` static, room for
+    accounts awake as a share of every population.
+
+    Returns: what was found, to be brought home by `merge`, and the record, of use for the first `kept` steps.
+    """
+    pools = system.insurance_fund.shape[0]
+    fixed = fixed_terms(system, policy)
+    span = predict(state, fixed, policy, path, _steps_left(path, steps), widen)
+    masks = tuple(~sleepers(p, fixed, policy, span) for p in state.populations)
+    if system.owners is not None:
+        masks = _woken(masks, system.owners)
+    small, slots, fits = [], [], jnp.array(True)
+    for p, mask in zip(state.populations, masks, strict=True):
+        shape = room(p, share)
+        found, pool, enough = _place(mask, p.block_pool, shape, pools)
+        small.append(_gathered(p, found, pool, shape))
+        slots.append(found)
+        fits &= enough
+    count = sum(jnp.sum(m, dtype=jnp.int32) for m in masks)
+    if system.owners is not None:
+        system = replace(system, owners=_owners(system.owners, tuple(slots), tuple(m.size for m in masks)))
+    begin = replace(state, populations=tuple(small), span=replace(span, held=fits))
+    after, record, kept = _run(begin, system, policy, channels, path, jnp.minimum(steps, stop), max_rounds, tolerance)
+    return Epoch(state=after, awake=Awake(slots=tuple(slots), count=count, fits=fits), kept=kept), record
+
+
+@partial(jax.jit, donate_argnames="state")
+def merge(state: State, found: Epoch) -> State:
+    """The state after an epoch of which every step was kept: the accounts that were awake back in their places. The state before is donated."""
+    populations = tuple(_scattered(p, q, s) for p, q, s in zip(state.populations, found.state.populations, found.awake.slots, strict=True))
+    return replace(found.state, populations=populations, span=None)
+
+
+@partial(jax.jit, donate_argnames="state")
+def advance_some(
+    state: State, system: System, policy: Policy, channels: Channels, path: Path, steps: Array, max_rounds: Array, tolerance: Array
+) -> tuple[State, Record]:
+    """Step everybody for up to `steps` () int32 of `path`. The state is donated."""
+    after, record, _ = _run(state, system, policy, channels, path, steps, max_rounds, tolerance)
+    return after, record
