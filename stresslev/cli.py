@@ -245,6 +245,10 @@ def run_command(
     accounts: Annotated[int | None, typer.Option("--accounts", min=1, help="Accounts to sample.")] = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="Seed of the sampled book.")] = None,
     precision: Annotated[int | None, typer.Option("--precision", help="32 or 64 bits.")] = None,
+    stepping: Annotated[
+        str | None,
+        typer.Option("--stepping", metavar="all|active|auto", help="Which accounts each step looks at; the results are the same."),
+    ] = None,
     attribution: Annotated[
         bool | None, typer.Option("--attribution/--no-attribution", help="Also say which way losses travelled; default: as the suite says.")
     ] = None,
@@ -257,7 +261,7 @@ def run_command(
     """Run a suite or a scenario and write result.nc, summary.json and report.html; with several policies, a folder for each and their comparison."""
     from stresslev.config.load import load_plan
 
-    more = {"accounts": accounts, "seed": seed, "precision": precision, "attribution": attribution}
+    more = {"accounts": accounts, "seed": seed, "precision": precision, "stepping": stepping, "attribution": attribution}
     plans = [load_plan(what, system=system, policy=p, overrides=set_, **more) for p in policy or (None,)]
     place = out or Path("results") / plans[0].name
     raise typer.Exit(_execute(plans[0], place) if len(plans) == 1 else _execute_comparison(plans, place))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from stresslev import assemble, attribution, observe, trajectory
+from stresslev import assemble, attribution, observe, stepping, trajectory
 from stresslev.assemble import links
 from stresslev.book.book import Book
 from stresslev.book.layout import Layout, sorts, to_blocks
@@ -150,6 +150,23 @@ def _advance(
     return state, records
 
 
+def _advance_active(ready: Prepared, name: str, rounds: int, progress: Progress, look: Look | None) -> tuple[State, list[Record], stepping.Active]:
+    """`_advance` by epochs in which only accounts step that something could happen to."""
+    steps = ready.path.log_price.shape[0]
+    active = stepping.Active(ready.system, ready.policy, all_channels(ready.dtype), ready.path, rounds, ready.tolerance)
+    state, records, size = jax.tree.map(jnp.copy, ready.state), [], chunk_length(steps)
+    progress(name, 0, steps)
+    for start in range(0, steps, size):
+        end = min(start + size, steps)
+        state, found = active.advance(state, start, end)
+        records += found
+        if look is not None:
+            look(state, end)
+        progress(name, end, steps)
+        _check(name, state.status)
+    return state, records, active
+
+
 def simulate_scenario(plan: Plan, scenario: ScenarioSpec, shock: Shock, book: Book, progress: Progress = silent) -> xr.Dataset:
     """One scenario through the engine. Must be called inside `jax.enable_x64(plan.run.precision == 64)`; `run_plan` does.
 
@@ -159,7 +176,14 @@ def simulate_scenario(plan: Plan, scenario: ScenarioSpec, shock: Shock, book: Bo
     ready = prepare(plan, scenario, shock, book)
     before = _audit(ready.state, ready.system)
     watch = _Watch(plan, ready) if plan.run.measures or plan.run.liquidation_map else None
-    state, records = _advance(ready, scenario.name, plan.run.max_rounds, None, progress, watch)
+    steps = ready.path.log_price.shape[0]
+    how = stepping.chosen(plan.run.stepping, ready.state, ready.policy, steps)
+    described = {"stepping": how}
+    if how == "active":
+        state, records, active = _advance_active(ready, scenario.name, plan.run.max_rounds, progress, watch)
+        described |= active.describe()
+    else:
+        state, records = _advance(ready, scenario.name, plan.run.max_rounds, None, progress, watch)
     final = _final(plan, ready, state, book, before, records)
     imbalance = max(np.abs(v).max() for k, v in final.items() if k.endswith("_residual_usd"))
     if not imbalance <= float(ready.tolerance):
@@ -171,7 +195,7 @@ def simulate_scenario(plan: Plan, scenario: ScenarioSpec, shock: Shock, book: Bo
         minutes=shock.minutes,
         pools=book.pools,
         assets=book.assets,
-        attributes=_attributes(plan, scenario, state),
+        attributes=_attributes(plan, scenario, state) | described,
     )
     return dataset if watch is None else dataset.merge(watch.found(state, records, dataset), combine_attrs="override")
 

@@ -12,7 +12,7 @@ from stresslev.engine.step import Record
 from stresslev.engine.types import Accounts, Channels, Path, Policy, State, System
 
 #: Room for accounts awake, as a share of all.
-SHARE = 1 / 16
+SHARE = 1 / 64
 # How far more is allowed for after an epoch that was cut short, and how far less after one that was not.
 _WIDER, _NARROWER, _WIDEST = 2.0, 0.8, 64.0
 #: Steps that everybody is stepped for where an epoch cannot be: at first, and at most when that goes on.
@@ -29,6 +29,18 @@ class Tally:
     active_steps: int = 0
     everybody_steps: int = 0
     awake: int = 0  # account-steps of accounts awake
+
+
+#: Account-steps from which on the second program that active stepping compiles is worth its while.
+PAYS_FROM = 1_000_000_000
+
+
+def chosen(stepping: str, state: State, policy: Policy, steps: int) -> str:
+    """`all` or `active`: what was asked for, or with `auto` what is likely to be faster."""
+    if stepping != "auto":
+        return stepping
+    accounts = sum(p.liquidated.size for p in state.populations)
+    return "active" if accounts * steps >= PAYS_FROM and not never_sleep(state, policy) else "all"
 
 
 def never_sleep(state: State, policy: Policy) -> list[str]:
@@ -64,8 +76,17 @@ class Active:
         self.path, self.limits, self.share = _padded(path), (jnp.int32(rounds), tolerance), share
         self.dtype = system.reference_price.dtype
         self.length, self.widen, self.fallback = 16, 1.0, _FALLBACK
-        self.room = float("inf")
         self.tally = Tally()
+
+    def describe(self) -> dict[str, int | float]:
+        """How the run was stepped, as attributes of a dataset."""
+        t = self.tally
+        return {
+            "stepping_epochs": t.epochs,
+            "stepping_cut_epochs": t.cut,
+            "stepping_everybody_steps": t.everybody_steps,
+            "stepping_mean_awake": t.awake / max(t.active_steps, 1),
+        }
 
     def _window(self, start: int) -> Path:
         return jax.tree.map(lambda x: x[start : start + LONGEST], self.path)
@@ -107,7 +128,7 @@ class Active:
             found, record, kept = self._epoch(state, start, steps, steps)
         if kept == steps:
             self.widen, self.fallback = max(self.widen * _NARROWER, 1.0), _FALLBACK
-            if steps == self.length and 4 * int(found.awake.count) < 3 * self.room:
+            if steps == self.length:
                 self.length = min(2 * self.length, LONGEST)
             return self._home(state, found, record, kept)
         if bool(found.awake.fits):

@@ -313,6 +313,11 @@ class RunSpec(Spec):
     seed: Annotated[Whole, Field(ge=0, lt=2**63)] = Field(2025, description="of the sampled book")
     precision: Literal[32, 64] = Field(32, description="bits of a floating-point number: 32 for speed, 64 for proof")
     max_rounds: Annotated[Whole, Field(ge=1, le=1000)] = Field(3, description="most rounds of liquidation within one step")
+    stepping: Literal["auto", "all", "active"] = Field(
+        "auto",
+        description="which accounts each step looks at: all, or (active) only those that something could happen to, with the same results; "
+        "auto takes active where it pays",
+    )
     attribution: Yes = Field(False, description="also run with channels of contagion shut, to say how much loss came which way")
     measures: Yes = Field(True, description="also measure leverage used by groups of accounts, and liquidations that were not needed")
     liquidation_map: Yes = Field(False, description="also measure, a few dozen times, what every pool would liquidate at moved prices")

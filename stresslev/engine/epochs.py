@@ -199,15 +199,22 @@ def _scattered(population: Accounts | Loans, after: Accounts | Loans, slots: Arr
     return jax.tree.map(put, population, after)
 
 
-def _owners(owners: Owners, slots: tuple[Array, ...], sizes: tuple[int, ...]) -> Owners:
-    """Links between accounts by their places among those awake; those of sleepers point past the end, where an empty account stands for them."""
-    moved = []
-    for slot, found, size in zip(owners.slot, slots, sizes, strict=True):
-        places = jnp.arange(found.shape[0], dtype=jnp.int32)
-        missing = found.shape[0] + jnp.arange(slot.shape[0], dtype=jnp.int32)
+def _owners(owners: Owners, slots: tuple[Array, ...], sizes: tuple[int, ...], share: float) -> tuple[Owners, Array]:
+    """Links of the accounts that are awake, by their places among those, and whether there was room for them (twice `share` of all links).
+
+    Unused room points past the end, where an empty account stands.
+    """
+    moved, who, fits = [], [], jnp.array(True)
+    for slot, owner, found, size in zip(owners.slot, owners.owner, slots, sizes, strict=True):
+        links, places = slot.shape[0], jnp.arange(found.shape[0], dtype=jnp.int32)
         place = jnp.full((size,), -1, jnp.int32).at[found].set(places, mode="drop")[slot]
-        moved.append(jnp.where(place >= 0, place, missing))
-    return replace(owners, slot=tuple(moved))
+        capacity = min(links, int(2 * share * links) + 64)
+        row = jnp.nonzero(place >= 0, size=capacity, fill_value=links)[0]
+        past = found.shape[0] + jnp.arange(capacity, dtype=jnp.int32)
+        moved.append(jnp.where(row < links, place.at[row].get(mode="fill", fill_value=0), past))
+        who.append(owner.at[row].get(mode="fill", fill_value=0))
+        fits &= jnp.sum(place >= 0, dtype=jnp.int32) <= capacity
+    return replace(owners, slot=tuple(moved), owner=tuple(who)), fits
 
 
 def _steps_left(path: Path, steps: Array) -> Array:
@@ -274,7 +281,8 @@ def epoch(
         fits &= enough
     count = sum(jnp.sum(m, dtype=jnp.int32) for m in masks)
     if system.owners is not None:
-        system = replace(system, owners=_owners(system.owners, tuple(slots), tuple(m.size for m in masks)))
+        linked, enough = _owners(system.owners, tuple(slots), tuple(m.size for m in masks), share)
+        system, fits = replace(system, owners=linked), fits & enough
     begin = replace(state, populations=tuple(small), span=replace(span, held=fits))
     after, record, kept = _run(begin, system, policy, channels, path, jnp.minimum(steps, stop), max_rounds, tolerance)
     return Epoch(state=after, awake=Awake(slots=tuple(slots), count=count, fits=fits), kept=kept), record
