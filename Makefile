@@ -7,13 +7,14 @@ OUT ?= results/default
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help stress test lint bench clean
+.PHONY: help stress test lint bench bench-setup bench-scaling clean
 
 help:
 	@echo "make stress   set up .venv and run the default suite on the CPU (report in $(OUT))"
 	@echo "make test     set up .venv and run the tests"
 	@echo "make lint     style checks"
-	@echo "make bench    benchmark of the step against a fused Numba loop"
+	@echo "make bench    benchmarks: the step against Numba, NumPy, radCAD and memory bandwidth; start-up"
+	@echo "make bench-scaling  the step over accounts, assets, pools and scenarios"
 	@echo "make clean    remove .venv and results"
 
 $(VENV)/.ready: requirements.lock pyproject.toml
@@ -35,11 +36,20 @@ lint: $(VENV)/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-bench: $(VENV)/.ready
+bench-setup: $(VENV)/.ready
 	@# the same versions, without their digests: with them pip wants a digest of everything, of numba too
 	sed -e '/^ *--hash/d' -e 's/ *\\$$//' requirements.lock > $(VENV)/pins.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(VENV)/pins.txt --no-build-isolation -e '.[bench]'
-	JAX_PLATFORMS=cpu $(BIN)/python experiments/bench/step.py
+	@# radCAD wants a NumPy of its own, and a Python below 3.13; without it the benchmark leaves it out and says so
+	@test -x $(VENV)/radcad/bin/python || $(BIN)/python -m venv $(VENV)/radcad
+	-$(VENV)/radcad/bin/python -m pip install --quiet --disable-pip-version-check radcad==0.14.0 typing_extensions
+
+bench: bench-setup
+	JAX_PLATFORMS=cpu $(BIN)/python experiments/bench/step.py --out experiments/bench/results/step_cpu.json
+	JAX_PLATFORMS=cpu $(BIN)/python experiments/bench/startup.py
+
+bench-scaling: bench-setup
+	JAX_PLATFORMS=cpu $(BIN)/python experiments/bench/scaling.py
 
 clean:
 	rm -rf $(VENV) results

@@ -12,7 +12,7 @@ from stresslev.engine.step import Record
 from stresslev.engine.types import Accounts, Channels, Path, Policy, State, System
 
 #: Room for accounts awake, as a share of all.
-SHARE = 1 / 64
+SHARE = 1 / 32
 # How far more is allowed for after an epoch that was cut short, and how far less after one that was not.
 _WIDER, _NARROWER, _WIDEST = 2.0, 0.8, 64.0
 #: Steps that everybody is stepped for where an epoch cannot be: at first, and at most when that goes on.

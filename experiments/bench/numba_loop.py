@@ -10,8 +10,7 @@ from functools import lru_cache
 
 import numba as nb
 import numpy as np
-
-from stresslev.engine.types import RESTORE
+from tables import tables
 
 _MAX_PASSES = 64
 _REFERENCE_MOVE = 0.01
@@ -294,33 +293,9 @@ def program(assets: int, tiers: int):
 def prepare(system, policy, path, block_pool: np.ndarray, size: int, dtype, tasks: int | None = None) -> dict:
     """Tables and work space for `run`: all that is made once, outside the timed region."""
     tasks = tasks or nb.get_num_threads()
-    multiplier = np.asarray(policy.maintenance_multiplier)[:, :, None]
-    floor = np.asarray(system.tier_floor, float)
-    steps = np.asarray(system.tier_step, float) * multiplier
-    fee = np.asarray(system.liquidation_fee, float) + np.asarray(system.taker_fee, float)
-    to_fund = np.divide(system.liquidation_fee, fee, out=np.zeros_like(fee), where=fee > 0)
-
-    def cast(*arrays):
-        return tuple(np.ascontiguousarray(x, dtype) for x in arrays)
-
     most = -(-len(block_pool) // tasks) * size
     return {
-        "block_pool": np.ascontiguousarray(block_pool, np.int32),
-        "size": size,
-        "tables": cast(floor, np.cumsum(steps, axis=2), np.cumsum(steps * floor, axis=2)),
-        "pools": (np.asarray(system.rule) == RESTORE, *cast(system.target_health, fee, to_fund, system.capacity, system.insurance_fund)),
-        "markets": cast(
-            system.reference_price,
-            system.impact.depth,
-            system.impact.exponent,
-            system.permanent_share,
-            system.transient_decay,
-            system.volatility_decay,
-            system.reference_variance,
-            system.depth_volatility_exponent,
-            system.depth_floor,
-        ),
-        "path": cast(path.log_price, path.depth_factor),
+        **tables(system, policy, path, block_pool, size, dtype),
         "who": np.empty((tasks, most), np.int32),
         "phi": np.empty((tasks, most), dtype),
         "count": np.zeros(tasks, np.int64),

@@ -10,7 +10,8 @@ from stresslev.book.layout import sorts, to_blocks
 from stresslev.config.load import load_system
 from stresslev.config.policy import PolicySpec
 from stresslev.config.spec import SystemSpec
-from stresslev.engine.types import Accounts, Path, Policy, System
+from stresslev.engine.impact import POWER, ImpactRules
+from stresslev.engine.types import FULL, INSURANCE_FUND, RESTORE, Accounts, Path, Policy, System
 
 #: Binance's brackets of BTC, used for every asset so that the number of tiers is the same everywhere.
 TIERS = load_system("three_perp_venues").tiers["binance_BTC"]
@@ -132,3 +133,64 @@ def path(workload: str, assets: int, steps: int = STEPS) -> Path:
         level = (np.log(0.7) - gap) * t / steps + gap * (t > steps // 2) + 0.002 * np.sin(2 * np.pi * t / 7)
     path = (level[1:] - level[0])[:, None] * np.linspace(1.0, 1.05, assets)[None, :]
     return Path(log_price=path, depth_factor=np.ones((steps, assets)))
+
+
+def wide(accounts: int, assets: int, pools: int, dtype, seed: int = 0) -> tuple[System, Policy, Accounts]:
+    """An engine system of any width: pools of equal size, all alike in their rules, an account holds one asset or two.
+
+    Blocks of 256 accounts sorted by leverage within a pool, the last block of each padded with empty accounts. Depth is 2% of the gross notional.
+    """
+    rng, size = np.random.default_rng(seed), 256
+    each = accounts // pools
+    blocks = -(-each // size)
+    shape, real = (pools, blocks * size), np.arange(blocks * size) < each
+    notional = np.minimum((1 - rng.random(shape)) ** (-1 / 1.3), 1e5) * 20e3 * 0.3 / 1.3 * real
+    leverage = -np.sort(-np.clip(5 * np.exp(0.8 * rng.standard_normal(shape)), 0.5, 30), axis=1)
+    side = np.where(rng.random(shape) < 0.62, 1.0, -1.0)
+    first, second = rng.integers(0, assets, shape, np.int8), rng.integers(0, assets, shape, np.int8)
+    prices = 100.0 * 1.5 ** np.arange(assets)
+    quantity, gross = [], np.zeros((pools, assets))
+    for a in range(assets):
+        held = notional * (0.6 * (first == a) + 0.4 * (second == a))
+        gross[:, a] = held.sum(axis=1)
+        quantity.append((side * held / prices[a]).astype(dtype).reshape(-1, size))
+    cash = np.maximum(notional / leverage, 2.2 * _requirement(notional))
+    population = Accounts(
+        equity_at_reference=cash.astype(dtype).reshape(-1, size),
+        quantity=tuple(quantity),
+        liquidated=np.zeros((pools * blocks, size), bool),
+        block_pool=np.repeat(np.arange(pools, dtype=np.int32), blocks),
+    )
+    ones, pool = np.ones(assets), np.ones(pools)
+    impact = ImpactRules(
+        form=np.full(assets, POWER, np.int32),
+        depth=0.02 * np.maximum(gross.sum(axis=0), 1.0),
+        exponent=0.7 * ones,
+        scale=0 * ones,
+        quantity=ones,
+    )
+    system = System(
+        reference_price=prices,
+        tier_floor=np.broadcast_to(FLOORS_USD, (pools, assets, len(FLOORS_USD))),
+        tier_step=np.broadcast_to(np.diff(MAINTENANCE_RATES, prepend=0.0), (pools, assets, len(FLOORS_USD))),
+        rule=np.where(np.arange(pools) % 3 == 2, RESTORE, FULL).astype(np.int32),
+        target_health=1.2 * pool,
+        close_factor=pool,
+        full_below=0 * pool,
+        liquidation_fee=0.005 * pool,
+        taker_fee=0.0006 * pool,
+        liquidator_fee=0 * pool,
+        takeover=np.zeros(pools, bool),
+        capacity=np.inf * pool,
+        insurance_fund=0.0002 * gross.sum(axis=1),
+        waterfall=np.full((pools, 1), INSURANCE_FUND, np.int32),
+        impact=impact,
+        permanent_share=0.05 * ones,
+        transient_decay=0.7 * ones,
+        volatility_decay=0.977 * ones,
+        reference_variance=0.36 / 525600 * ones,
+        depth_volatility_exponent=0.35 * ones,
+        depth_floor=0.05 * ones,
+        market=np.arange(assets, dtype=np.int32),
+    )
+    return system, Policy(maintenance_multiplier=np.ones((pools, assets))), population

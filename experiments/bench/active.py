@@ -1,0 +1,102 @@
+"""Active-set stepping against stepping everybody, on shipped historical scenarios, in one run: `python experiments/bench/active.py`.
+
+Both go over the whole path with all mechanisms on; the first run of each pays for compilation and is not counted. What they found is held against each
+other: largest difference of any recorded field but the residuals, relative to the field, and accounts that only one of them liquidated.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import platform
+import time
+from pathlib import Path
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from stresslev import load_plan, run, simulation
+from stresslev.engine.simulate import advance, all_channels
+from stresslev.stepping import SHARE, Active
+
+SCENARIOS = ("2020-03-12_black_thursday", "2025-10-10_adl_cascade")
+
+
+def prepared(scenario: str, system: str, accounts: int, precision: int):
+    """A scenario ready to run, and its rounds."""
+    plan = load_plan(scenario, system=system, accounts=accounts, precision=precision)
+    first = plan.scenarios[0]
+    shock = run.shock_of(plan, first)
+    return simulation.prepare(plan, first, shock, run.at_start(plan, run.load_book(plan, shock), shock)), plan.run.max_rounds
+
+
+def by_epochs(ready, rounds: int, share: float):
+    active = Active(ready.system, ready.policy, all_channels(ready.dtype), ready.path, rounds, ready.tolerance, share)
+    state, records = active.advance(fresh(ready), 0, ready.path.log_price.shape[0])
+    return jax.block_until_ready(state), jax.tree.map(lambda *x: np.concatenate(x), *records), active.tally
+
+
+def everybody(ready, rounds: int):
+    return jax.block_until_ready(
+        advance(fresh(ready), ready.system, ready.policy, all_channels(ready.dtype), ready.path, jnp.int32(rounds), ready.tolerance)
+    )
+
+
+def fresh(ready):
+    return jax.block_until_ready(jax.tree.map(jnp.copy, ready.state))
+
+
+def timed(f, *args):
+    began = time.perf_counter()
+    found = f(*args)
+    return time.perf_counter() - began, found
+
+
+def apart(record, other) -> float:
+    """Largest difference, relative to the largest value of its field."""
+    worst = 0.0
+    for (where, x), y in zip(jax.tree_util.tree_leaves_with_path(record), jax.tree.leaves(other), strict=True):
+        if "residual" not in jax.tree_util.keystr(where):
+            x, y = np.asarray(x, float), np.asarray(y, float)
+            finite = np.isfinite(x) & np.isfinite(y)
+            worst = max(worst, np.abs(x[finite] - y[finite]).max(initial=0) / max(np.abs(y[finite]).max(initial=0), 1e-9))
+    return float(worst)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--accounts", type=float, default=1e6)
+    parser.add_argument("--system", default="systems/venues_and_lenders.toml")
+    parser.add_argument("--scenarios", nargs="+", default=SCENARIOS)
+    parser.add_argument("--precision", type=int, default=32, choices=(32, 64))
+    parser.add_argument("--share", type=float, default=SHARE, help="room for accounts awake")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    rows = []
+    for name in options.scenarios:
+        with jax.enable_x64(options.precision == 64):
+            ready, rounds = prepared(name, options.system, int(options.accounts), options.precision)
+            firsts = timed(by_epochs, ready, rounds, options.share)[0], timed(everybody, ready, rounds)[0]
+            active_s, (state, record, tally) = timed(by_epochs, ready, rounds, options.share)
+            all_s, (state_all, record_all) = timed(everybody, ready, rounds)
+        differ = sum(int((p.liquidated != q.liquidated).sum()) for p, q in zip(state.populations, state_all.populations, strict=True))
+        row = {"scenario": name, "steps": ready.path.log_price.shape[0], "active_s": active_s, "all_s": all_s, "ratio": all_s / active_s}
+        row |= {"first_active_s": firsts[0], "first_all_s": firsts[1], "apart": apart(record, record_all), "liquidated_by_one": differ}
+        rows.append(row | dataclasses.asdict(tally))
+        print(json.dumps(rows[-1]), flush=True)
+    result = {
+        "options": {k: str(v) for k, v in vars(options).items()},
+        "machine": {"python": platform.python_version(), "jax": jax.__version__, "cores": os.cpu_count(), "load": os.getloadavg()},
+        "rows": rows,
+    }
+    if options.out:
+        part = options.out.with_suffix(".part")
+        part.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        part.rename(options.out)
+
+
+if __name__ == "__main__":
+    main()
