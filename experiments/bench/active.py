@@ -1,7 +1,7 @@
 """Active-set stepping against stepping everybody, on shipped historical scenarios, in one run: `python experiments/bench/active.py`.
 
-Both go over the whole path with all mechanisms on; the first run of each pays for compilation and is not counted. What they found is held against each
-other: largest difference of any recorded field but the residuals, relative to the field, and accounts that only one of them liquidated.
+Both go over the whole path with all mechanisms on; the first run of each pays for compilation and is not counted. What they found is held against
+each other: largest difference of any recorded field but the residuals, relative to the field, and accounts that only one of them liquidated.
 """
 
 import argparse
