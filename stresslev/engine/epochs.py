@@ -18,6 +18,7 @@ from stresslev.engine.leverage import adapt
 from stresslev.engine.leverage.in_force import fixed_terms, sized
 from stresslev.engine.loans import Loans
 from stresslev.engine.prices import common_log_price, venue_log_price
+from stresslev.engine.profile import Profile
 from stresslev.engine.span import Span, distance_kept, sleepers
 from stresslev.engine.step import Record, liquidation_thresholds, open_interest, requirement_multiplier, step
 from stresslev.engine.types import Accounts, Channels, Owners, Path, Policy, State, System
@@ -40,7 +41,7 @@ _INDEX = 2e-4  # of lenders' indices
 class Awake:
     """Which accounts an epoch steps."""
 
-    slots: tuple[Array, ...]  # per population (C,) int32 flat slot of each account that is awake; out of range where there is none
+    slots: tuple[Array | None, ...]  # per population (C,) int32 flat slot of each account that is awake, out of range where there is none; None: all
     count: Array  # () int32 accounts awake
     fits: Array  # () bool: there was room for all of them
 
@@ -269,17 +270,22 @@ def epoch(
     pools = system.insurance_fund.shape[0]
     fixed = fixed_terms(system, policy)
     span = predict(state, fixed, policy, path, _steps_left(path, steps), widen)
-    masks = tuple(~sleepers(p, fixed, policy, span) for p in state.populations)
+    # a liquidation profile has no accounts that could sleep; there are none where accounts have owners
+    masks = tuple(None if isinstance(p, Profile) else ~sleepers(p, fixed, policy, span) for p in state.populations)
     if system.owners is not None:
         masks = _woken(masks, system.owners)
     small, slots, fits = [], [], jnp.array(True)
     for p, mask in zip(state.populations, masks, strict=True):
+        if mask is None:
+            small.append(p)
+            slots.append(None)
+            continue
         shape = room(p, share)
         found, pool, enough = _place(mask, p.block_pool, shape, pools)
         small.append(_gathered(p, found, pool, shape))
         slots.append(found)
         fits &= enough
-    count = sum(jnp.sum(m, dtype=jnp.int32) for m in masks)
+    count = sum((jnp.sum(m, dtype=jnp.int32) for m in masks if m is not None), jnp.int32(0))
     if system.owners is not None:
         linked, enough = _owners(system.owners, tuple(slots), tuple(m.size for m in masks), share)
         system, fits = replace(system, owners=linked), fits & enough
@@ -291,7 +297,8 @@ def epoch(
 @partial(jax.jit, donate_argnames="state")
 def merge(state: State, found: Epoch) -> State:
     """The state after an epoch of which every step was kept: the accounts that were awake back in their places. The state before is donated."""
-    populations = tuple(_scattered(p, q, s) for p, q, s in zip(state.populations, found.state.populations, found.awake.slots, strict=True))
+    both = zip(state.populations, found.state.populations, found.awake.slots, strict=True)
+    populations = tuple(q if s is None else _scattered(p, q, s) for p, q, s in both)
     return replace(found.state, populations=populations, span=None)
 
 

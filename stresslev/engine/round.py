@@ -7,13 +7,14 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from stresslev.engine import accounts as perps
-from stresslev.engine import lenders, waterfall, winners
+from stresslev.engine import lenders, profile, waterfall, winners
 from stresslev.engine.accounts import Assumed, Bankrupt, Demand, Fills, Settlement
 from stresslev.engine.flow import Closing, Conditions, Flow, coins_to_market, faces, fill_displaced, push, traded
 from stresslev.engine.health import Prices, contract_gain
 from stresslev.engine.lenders import Terms
 from stresslev.engine.loans import LoanDemand, Loans, LoanSettlement
 from stresslev.engine.prices import prices
+from stresslev.engine.profile import Profile, ProfileDemand
 from stresslev.engine.span import note, wake
 from stresslev.engine.types import ADL, Accounts, Channels, Ledger, State, System
 from stresslev.engine.waterfall import Borne, WrittenOff
@@ -80,7 +81,7 @@ def lending_terms(state: State, threshold: Array) -> Terms:
 class _Asked:
     """Demands by population, and their sums."""
 
-    single: tuple[Demand | LoanDemand, ...]
+    single: tuple[Demand | LoanDemand | ProfileDemand, ...]
     grants: tuple[Array | None, ...]  # by population: share of each account's demand, where pools chose single accounts
     share: Array  # (V,) granted of the others' demand
     short: Array  # () bool, somebody had to wait for capacity
@@ -93,6 +94,8 @@ def _ask(state: State, system: System, conditions: Conditions, seen: Prices, cap
     for p in state.populations:
         if isinstance(p, Loans):
             found.append(lenders.demand(p, system.lending.rules, lending_terms(state, conditions.threshold), seen))
+        elif isinstance(p, Profile):
+            found.append(profile.demand(p, system, conditions.multiplier, seen))
         else:
             found.append(perps.demand(p, system, conditions.multiplier, seen))
     notional = sum(d.notional for d in found)
@@ -185,7 +188,7 @@ def _deleveraging(state: State, system: System, conditions: Conditions, seen: Pr
 class _Assumption:
     """What winners did, summed."""
 
-    populations: tuple[Accounts | Loans, ...]
+    populations: tuple[Accounts | Loans | Profile, ...]
     longs: Array  # (V, A) coins of winning longs closed
     shorts: Array
     cash_change: Array  # (V,)
@@ -217,7 +220,7 @@ def _assume(state: State, settled, system: System, conditions: Conditions, seen:
 class _Done:
     """What was settled, over all populations."""
 
-    populations: tuple[Accounts | Loans, ...]
+    populations: tuple[Accounts | Loans | Profile, ...]
     perps: Settlement | None
     loans: LoanSettlement | None
 
@@ -229,6 +232,9 @@ def _settle(populations, system, conditions, seen: Prices, asked: _Asked, fills:
             price = system.reference_price[None, :] + fills.displaced
             p, s = lenders.settle(p, system.lending.rules, terms, seen, d, asked.share, price)
             repaid.append(s)
+        elif isinstance(p, Profile):
+            p, s = profile.settle(p, system, seen, d, fills)
+            closed.append(s)
         else:
             p, s = perps.settle(p, system, conditions.multiplier, seen, d, replace(fills, grant=grant))
             closed.append(s)

@@ -8,12 +8,13 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from stresslev.engine import accounts as perps
-from stresslev.engine import cover, funding, lenders, marks, rates, traders, venues
+from stresslev.engine import cover, funding, lenders, marks, profile, rates, traders, venues
 from stresslev.engine import market as markets
 from stresslev.engine.leverage import adapt, caps
 from stresslev.engine.leverage.caps import CapState
 from stresslev.engine.leverage.in_force import fixed_terms
 from stresslev.engine.loans import Loans
+from stresslev.engine.profile import Profile
 from stresslev.engine.step import Record, open_interest, step
 from stresslev.engine.types import Accounts, Channels, Ledger, LendingLedger, Path, Policy, State, System
 
@@ -27,9 +28,9 @@ def all_channels(dtype) -> Channels:
     return Channels(price=one, owners=one, receipts=one, credit=one)
 
 
-def _prepared(population: Accounts | Loans, policy: Policy | None) -> Accounts | Loans:
+def _prepared(population: Accounts | Loans | Profile, policy: Policy | None) -> Accounts | Loans | Profile:
     """A population that remembers what the policy needs it to."""
-    if policy is None or isinstance(population, Loans):
+    if policy is None or not isinstance(population, Accounts):
         return population
     one = jnp.ones_like(population.equity_at_reference)
     if policy.transition is not None:
@@ -38,7 +39,7 @@ def _prepared(population: Accounts | Loans, policy: Policy | None) -> Accounts |
 
 
 def initial_state(
-    system: System, populations: tuple[Accounts | Loans, ...], *, policy: Policy | None = None, mark_history: int = 1, notice: int = 1
+    system: System, populations: tuple[Accounts | Loans | Profile, ...], *, policy: Policy | None = None, mark_history: int = 1, notice: int = 1
 ) -> State:
     """The state before the first step: makers hold the customers' net position, so every book closes.
 
@@ -56,7 +57,7 @@ def initial_state(
             supply, debt, _ = lenders.totals(p, pools, assets)
             supplied, owed = supplied + supply, owed + debt
         else:
-            _, more_longs, more_shorts = perps.totals(p, pools, assets)
+            _, more_longs, more_shorts = profile.totals(p, system) if isinstance(p, Profile) else perps.totals(p, pools, assets)
             longs, shorts = longs + more_longs, shorts + more_shorts
     held, outside = None, shorts - longs
     if system.traders is not None:
@@ -147,7 +148,7 @@ def residual_tolerance(state: State, system: System) -> Array:
 def simulate(
     system: System,
     policy: Policy,
-    populations: tuple[Accounts | Loans, ...],
+    populations: tuple[Accounts | Loans | Profile, ...],
     path: Path,
     *,
     max_rounds: int = 3,

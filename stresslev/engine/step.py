@@ -16,6 +16,7 @@ from stresslev.engine.leverage import adapt
 from stresslev.engine.leverage.in_force import fixed_terms, sized
 from stresslev.engine.loans import Loans
 from stresslev.engine.prices import Seen, common_log_price, mark_log_price, prices, venue_log_price
+from stresslev.engine.profile import Profile
 from stresslev.engine.round import Flows, add, lending_terms, no_flows, round_of_liquidation
 from stresslev.engine.span import note, wake
 from stresslev.engine.types import Channels, Path, Policy, State, System
@@ -212,6 +213,8 @@ def _begin(state: State, system: System, conditions: Conditions) -> State:
     for p in state.populations:
         if isinstance(p, Loans):
             populations.append(lenders.begin_step(p, lending_terms(state, conditions.threshold), seen))
+        elif isinstance(p, Profile):
+            populations.append(p)
         else:
             populations.append(perps.begin_step(p, system, conditions.multiplier, seen))
     return replace(state, populations=tuple(populations))

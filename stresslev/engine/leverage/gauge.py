@@ -7,11 +7,12 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from stresslev.engine import accounts as perps
-from stresslev.engine import lenders
+from stresslev.engine import lenders, profile
 from stresslev.engine.flow import Closing, coins_to_market
 from stresslev.engine.health import Prices
 from stresslev.engine.lenders import Terms
 from stresslev.engine.loans import Loans
+from stresslev.engine.profile import Profile
 from stresslev.engine.types import State, System
 
 #: The move that the gauge is measured over, log: one percent, as depth is quoted for one percent.
@@ -48,7 +49,7 @@ def _closed(state: State, system: System, multiplier: Array, terms: Terms | None
             d = lenders.demand(p, system.lending.rules, terms, prices)
             sold = sold + (d.sold - d.bought) * prices.venue
         else:
-            d = perps.demand(p, system, multiplier, prices)
+            d = profile.demand(p, system, multiplier, prices) if isinstance(p, Profile) else perps.demand(p, system, multiplier, prices)
             closing = Closing(longs=d.long_quantity, shorts=d.short_quantity, coins_sold=d.coins, coins_bought=jnp.zeros_like(d.coins))
             sold = sold + coins_to_market(system, closing) * prices.venue
     return sold
