@@ -58,7 +58,7 @@ def observe(plan: Plan, scenario: ScenarioSpec, shock: Shock, book: Book, respon
     Raises:
       NumericalFailure: the run must not be used.
     """
-    ready = prepare(plan, scenario, shock, book)
+    ready = prepare(plan, scenario, shock, book, "accounts")
     found = _measured(ready, scenario.step_minutes, (response or Response()).correlation)
     hit = _liquidated(ready, scenario.name, plan.run.max_rounds, progress)
     rows = np.concatenate([ready.layout.rows[k] for k in found]) if found else np.zeros(0, int)

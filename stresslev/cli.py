@@ -249,6 +249,10 @@ def run_command(
         str | None,
         typer.Option("--stepping", metavar="all|active|auto", help="Which accounts each step looks at; the results are the same."),
     ] = None,
+    population: Annotated[
+        str | None,
+        typer.Option("--population", metavar="accounts|profile|auto", help="Accounts one by one, or a liquidation profile: approximate."),
+    ] = None,
     attribution: Annotated[
         bool | None, typer.Option("--attribution/--no-attribution", help="Also say which way losses travelled; default: as the suite says.")
     ] = None,
@@ -261,7 +265,7 @@ def run_command(
     """Run a suite or a scenario and write result.nc, summary.json and report.html; with several policies, a folder for each and their comparison."""
     from stresslev.config.load import load_plan
 
-    more = {"accounts": accounts, "seed": seed, "precision": precision, "stepping": stepping, "attribution": attribution}
+    more = {"accounts": accounts, "seed": seed, "precision": precision, "stepping": stepping, "population": population, "attribution": attribution}
     plans = [load_plan(what, system=system, policy=p, overrides=set_, **more) for p in policy or (None,)]
     place = out or Path("results") / plans[0].name
     raise typer.Exit(_execute(plans[0], place) if len(plans) == 1 else _execute_comparison(plans, place))

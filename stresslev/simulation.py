@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from stresslev import assemble, attribution, observe, stepping, trajectory
+from stresslev import assemble, attribution, observe, population, stepping, trajectory
 from stresslev.assemble import links
 from stresslev.book.book import Book
 from stresslev.book.layout import Layout, sorts, to_blocks
@@ -17,10 +17,11 @@ from stresslev.config.load import Plan
 from stresslev.config.pools import LendingSpec
 from stresslev.config.spec import ScenarioSpec
 from stresslev.engine import accounts as perps
-from stresslev.engine import lenders, network, status
+from stresslev.engine import lenders, network, profile, status
 from stresslev.engine.lenders import Terms
 from stresslev.engine.loans import Loans
 from stresslev.engine.prices import Seen, prices
+from stresslev.engine.profile import Profile
 from stresslev.engine.round import pool_cash, pool_coins
 from stresslev.engine.simulate import advance, advance_batch, all_channels, initial_state, residual_tolerance
 from stresslev.engine.step import Record, open_interest
@@ -58,6 +59,7 @@ class Prepared:
     tolerance: jax.Array
     layout: Layout
     dtype: type
+    described: dict  # attributes that say how the accounts are kept
 
 
 def _book_figures(plan: Plan, book: Book) -> tuple[np.ndarray, np.ndarray]:
@@ -71,10 +73,18 @@ def _book_figures(plan: Plan, book: Book) -> tuple[np.ndarray, np.ndarray]:
     return np.where(lends, 0, customers), np.where(lends[:, None], supplied, 0)
 
 
-def prepare(plan: Plan, scenario: ScenarioSpec, shock: Shock, book: Book) -> Prepared:
-    """The engine's view of a scenario. Must be called inside `jax.enable_x64(plan.run.precision == 64)`."""
+def prepare(plan: Plan, scenario: ScenarioSpec, shock: Shock, book: Book, kept: str | None = None) -> Prepared:
+    """The engine's view of a scenario. Must be called inside `jax.enable_x64(plan.run.precision == 64)`.
+
+    Args: `kept` instead of the plan's `run.population`.
+
+    Raises:
+      InputError: a liquidation profile was asked for and can hold nobody.
+    """
     dtype = np.float64 if plan.run.precision == 64 else np.float32
-    layout = to_blocks(book, sorts(plan.system), dtype)
+    kept = kept or plan.run.population
+    parted = population.split(plan, book, kept)
+    layout = to_blocks(parted.rest, sorts(plan.system), dtype)
     customers, supplied = _book_figures(plan, book)
     ids = tuple(np.full(len(r), -1) if book.owner is None else book.owner[r] for r in layout.rows)
     system = assemble.system_arrays(
@@ -92,9 +102,12 @@ def prepare(plan: Plan, scenario: ScenarioSpec, shock: Shock, book: Book) -> Pre
         traders=assemble.trader_rules(scenario.behaviour, plan.system, grid),
         runs=assemble.run_rules(scenario.behaviour, plan.system, grid),
     )
-    policy = cast(assemble.policy_arrays(plan.policy, plan.system, grid, system.funding), dtype)
-    system = cast(system, dtype)
+    policy = assemble.policy_arrays(plan.policy, plan.system, grid, system.funding)
     populations = tuple(jax.tree.map(jnp.array, p) for p in layout.populations)
+    if parted.rows.size:
+        system, together = population.with_profile(system, policy.maintenance_multiplier, book, parted.rows, dtype)
+        populations += (together,)
+    policy, system = cast(policy, dtype), cast(system, dtype)
     state = initial_state(
         system,
         populations,
@@ -111,6 +124,7 @@ def prepare(plan: Plan, scenario: ScenarioSpec, shock: Shock, book: Book) -> Pre
         # the arrays are on the device now; rows and slots are still needed
         layout=dataclasses.replace(layout, populations=()),
         dtype=dtype,
+        described=population.described(parted, book, kept),
     )
 
 
@@ -175,10 +189,12 @@ def simulate_scenario(plan: Plan, scenario: ScenarioSpec, shock: Shock, book: Bo
     """
     ready = prepare(plan, scenario, shock, book)
     before = _audit(ready.state, ready.system)
-    watch = _Watch(plan, ready) if plan.run.measures or plan.run.liquidation_map else None
+    # who used how much leverage, and who was closed without need, only accounts can tell
+    measures = plan.run.measures and ready.system.profile is None
+    watch = _Watch(plan, ready, measures) if measures or plan.run.liquidation_map else None
     steps = ready.path.log_price.shape[0]
     how = stepping.chosen(plan.run.stepping, ready.state, ready.policy, steps)
-    described = {"stepping": how}
+    described = {"stepping": how} | ready.described
     if how == "active":
         state, records, active = _advance_active(ready, scenario.name, plan.run.max_rounds, progress, watch)
         described |= active.describe()
@@ -195,7 +211,7 @@ def simulate_scenario(plan: Plan, scenario: ScenarioSpec, shock: Shock, book: Bo
         minutes=shock.minutes,
         pools=book.pools,
         assets=book.assets,
-        attributes=_attributes(plan, scenario, state) | described,
+        attributes=_attributes(plan, scenario, state, _notes(ready, state)) | described,
     )
     return dataset if watch is None else dataset.merge(watch.found(state, records, dataset), combine_attrs="override")
 
@@ -206,9 +222,9 @@ class _Watch:
     #: Most maps of a run.
     MAPS = 48
 
-    def __init__(self, plan: Plan, ready: Prepared):
-        self.plan, self.ready = plan, ready
-        self.groups = observe.groups_of(ready.state, ready.system)
+    def __init__(self, plan: Plan, ready: Prepared, measures: bool):
+        self.plan, self.ready, self.measures = plan, ready, measures
+        self.groups = observe.groups_of(ready.state, ready.system) if measures else ()
         self.start = ready.state
         self.steps, self.standing = [0], [self._standing(ready.state)]
         self.map_steps, self.maps = [], []
@@ -217,7 +233,7 @@ class _Watch:
         self._map(ready.state, 0)
 
     def _standing(self, state: State):
-        return [_host(x) for x in observe.by_group(state, self.ready.system, self.groups)]
+        return [_host(x) for x in observe.by_group(state, self.ready.system, self.groups)] if self.measures else []
 
     def _map(self, state: State, step: int) -> None:
         if not self.plan.run.liquidation_map:
@@ -236,13 +252,20 @@ class _Watch:
 
     def found(self, state: State, records: list[Record], dataset: xr.Dataset) -> xr.Dataset:
         """The variables, over the dataset's time: what was measured holds until it is measured again."""
+        values = self._by_account(state, dataset) if self.measures else {}
+        if self.maps:
+            values["liquidation_map_usd"] = np.stack(self.maps)
+        times = dataset.time.values[self.map_steps]
+        return trajectory.measures_dataset(values, pools=dataset.pool.values, assets=dataset.asset.values, map_minutes=times)
+
+    def _by_account(self, state: State, dataset: xr.Dataset) -> dict[str, np.ndarray]:
         held = np.searchsorted(self.steps, np.arange(dataset.sizes["time"]), side="right") - 1
         notional, equity, liquidated, accounts = (np.stack(x) for x in zip(*self.standing, strict=True))
         funding = None if state.funding is None else dataset.funding_index_usd.values[1:]
         # the fixed multiplier, so that a policy which raises requirements is not the judge of whom it spared
         fixed = self.ready.policy.maintenance_multiplier
         count, closed = observe.unnecessary(self.start, state, self.ready.system, fixed, dataset.mark_usd.values[1:], funding)
-        values = {
+        return {
             "group_notional_usd": notional[held],
             "group_equity_usd": equity[held],
             "group_liquidated": liquidated[-1],
@@ -250,10 +273,6 @@ class _Watch:
             "survivors": count,
             "survivors_closed_usd": closed,
         }
-        if self.maps:
-            values["liquidation_map_usd"] = np.stack(self.maps)
-        times = dataset.time.values[self.map_steps]
-        return trajectory.measures_dataset(values, pools=dataset.pool.values, assets=dataset.asset.values, map_minutes=times)
 
 
 def attribute(plan: Plan, scenario: ScenarioSpec, shock: Shock, book: Book, progress: Progress = silent) -> xr.Dataset:
@@ -262,7 +281,7 @@ def attribute(plan: Plan, scenario: ScenarioSpec, shock: Shock, book: Book, prog
     Raises:
       NumericalFailure: with the sentences of the status bits.
     """
-    ready = prepare(plan, scenario, shock, book)
+    ready = prepare(plan, scenario, shock, book, "accounts")
     design = attribution.design(attribution.present(plan.system, ready.system.owners is not None))
     _, records = _advance(ready, f"{scenario.name}: attribution", plan.run.max_rounds, design, progress)
     deficit = sum(_host(r.flows.deficit).sum(axis=1) for r in records)
@@ -280,7 +299,15 @@ def attribute(plan: Plan, scenario: ScenarioSpec, shock: Shock, book: Book, prog
     )
 
 
-def _attributes(plan: Plan, scenario: ScenarioSpec, state: State) -> dict:
+def _notes(ready: Prepared, state: State) -> list[str]:
+    """What a reader must know besides the status."""
+    if ready.system.profile is None:
+        return []
+    said = population.sentence(ready.described, population.uncertain_share(state, ready.system))
+    return [] if said is None else [said]
+
+
+def _attributes(plan: Plan, scenario: ScenarioSpec, state: State, notes: list[str]) -> dict:
     return {
         "name": scenario.name,
         "title": scenario.title,
@@ -291,7 +318,7 @@ def _attributes(plan: Plan, scenario: ScenarioSpec, state: State) -> dict:
         "assumptions": json.dumps(scenario.assumptions),
         "start": scenario.start.isoformat() if scenario.start else "",
         "status": int(state.status),
-        "status_text": json.dumps(status.sentences(state.status)),
+        "status_text": json.dumps([*notes, *status.sentences(state.status)]),
     }
 
 
@@ -359,6 +386,11 @@ def _audit(state: State, system: System) -> _Audit:
             cash += _by_pool(p.cash, p.block_pool, pools)
             for a, s, d in zip(p.assets or range(assets), p.supply, p.debt, strict=True):
                 coins[:, a] += _by_pool(s, p.block_pool, pools) * index[0][:, a] - _by_pool(d, p.block_pool, pools) * index[1][:, a]
+        elif isinstance(p, Profile):
+            with jax.enable_x64(True):
+                held, longs, shorts = profile.totals(cast(p, np.float64), cast(system, np.float64))
+            cash += _host(held)
+            contracts += _host(longs) - _host(shorts)
         else:
             cash += _by_pool(p.equity_at_reference, p.block_pool, pools)
             for a, q in zip(p.contract_assets, p.quantity, strict=True):
@@ -377,6 +409,8 @@ def _latent(state: State, system: System, pools: int) -> np.ndarray:
             rates = state.ledger.lending.rates
             terms = Terms(threshold=rates.supply_growth, supply_index=1 + rates.supply_growth, borrow_index=1 + rates.borrow_growth)
             total += _host(lenders.negative_equity(p, terms, seen.venue))
+        elif isinstance(p, Profile):
+            total += _host(profile.latent_deficit(p, system, seen))
         else:
             total += _host(perps.latent_deficit(p, system, seen, pools))
     return total

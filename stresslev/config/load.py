@@ -318,7 +318,7 @@ def load_plan(path: str | Path, *, system: str | Path | None = None, policy: str
       system: system file to use instead of the suite's.
       policy: policy file to use instead of the suite's [policy].
       overrides: `dotted.key=value` strings; roots system, policy, run, limits, scenario (every scenario), scenarios.<name>.
-      run: keys of [run] to override (seed, precision, max_rounds, stepping, attribution) and `accounts`; None leaves the file's.
+      run: keys of [run] to override (seed, precision, max_rounds, stepping, population, attribution) and `accounts`; None leaves the file's.
 
     Raises:
       InputError: everything that is wrong with the files, by file, key, value and fix.

@@ -318,6 +318,11 @@ class RunSpec(Spec):
         description="which accounts each step looks at: all, or (active) only those that something could happen to, with the same results; "
         "auto takes active where it pays",
     )
+    population: Literal["accounts", "profile", "auto"] = Field(
+        "accounts",
+        description="how accounts are kept: one by one; or, approximately, at a cost that does not grow with their number, as a liquidation profile "
+        "those that it can hold (isolated perp positions closed in full); auto does without where it can hold none",
+    )
     attribution: Yes = Field(False, description="also run with channels of contagion shut, to say how much loss came which way")
     measures: Yes = Field(True, description="also measure leverage used by groups of accounts, and liquidations that were not needed")
     liquidation_map: Yes = Field(False, description="also measure, a few dozen times, what every pool would liquidate at moved prices")
