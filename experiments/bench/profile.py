@@ -1,0 +1,203 @@
+"""The liquidation profile: how far off it is, and how fast: `python experiments/bench/profile.py`.
+
+Accuracy: on three systems of isolated margin the hard account engine in float64 is the judge of profiles with more and more cells and sizes, on the
+same book; differences are shares of the open interest at the start. Speed: the step on a profile alone over many scenarios at once, in float32;
+equivalent account-steps are accounts x steps x scenarios, over the time of the stepping. Building and compiling are stated apart.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import platform
+import time
+from pathlib import Path
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import stresslev
+from stresslev import assemble, load_plan, population, run, simulation
+from stresslev.engine.simulate import advance, all_channels, initial_state, residual_tolerance
+from stresslev.engine.step import step
+from stresslev.engine.types import cast
+
+HERE = Path(__file__).parent
+#: system, scenario
+CASES = (
+    ("isolated_one_market", "gap_35_half_depth"),
+    ("isolated_onchain", "squeeze_54_half_depth"),
+    ("isolated_three_venues", "gap_35_half_depth"),
+)
+BINS = ((64, 12), (256, 12), (1024, 16), (4096, 24), (16384, 48))
+
+
+def case(system: str, scenario: str, accounts: int, precision: int):
+    """A scenario ready to run with accounts, its book, and its rounds."""
+    plan = load_plan(scenario, system=HERE / "systems" / f"{system}.toml", accounts=accounts, precision=precision)
+    first = plan.scenarios[0]
+    shock = run.shock_of(plan, first)
+    book = run.at_start(plan, run.load_book(plan, shock), shock)
+    assert not population.why_no_profile(plan) and not any(population.why_not(p) for p in plan.system.pools.values())
+    return plan, first, shock, book
+
+
+def totals(state, record) -> dict[str, float]:
+    """Shares of the open interest at the start, and the lowest and highest price over the start's."""
+    interest = float(record.open_interest[0].sum())
+    closed = sum(float(x.sum()) for x in (record.flows.closed_long_usd, record.flows.closed_short_usd))
+    return {
+        "liquidated": closed / interest,
+        "bad_debt": float(state.ledger.bad_debt.sum()) / interest,
+        "deficit": float(record.flows.deficit.sum()) / interest,
+        "fees": float(record.flows.fees.sum()) / interest,
+        "residual": float(jnp.abs(record.flows.cash_residual).max()) / interest,
+    }
+
+
+def driven(ready, rounds: int):
+    """Final state, record and seconds of stepping, the second time round."""
+    for _ in range(2):
+        state = jax.block_until_ready(jax.tree.map(jnp.copy, ready.state))
+        began = time.perf_counter()
+        arguments = ready.system, ready.policy, all_channels(ready.dtype), ready.path, jnp.int32(rounds), ready.tolerance
+        found = jax.block_until_ready(advance(state, *arguments))
+        wall = time.perf_counter() - began
+    return *found, wall
+
+
+def accuracy(accounts: int, bins) -> list[dict]:
+    found = []
+    with jax.enable_x64(True):
+        for system, scenario in CASES:
+            plan, first, shock, book = case(system, scenario, accounts, 64)
+            ready = simulation.prepare(plan, first, shock, book, "accounts")
+            state, record, wall = driven(ready, plan.run.max_rounds)
+            hard = totals(state, record)
+            row = {"system": system, "scenario": scenario, "accounts": accounts, "hard": hard, "hard_seconds": wall, "profiles": []}
+            for cells, sizes in bins:
+                began = time.perf_counter()
+                rows = np.arange(len(book))
+                with_it, together = population.with_profile(
+                    ready.system, ready.policy.maintenance_multiplier, book, rows, np.float64, cells=cells, sizes=sizes
+                )
+                with_it = cast(with_it, np.float64)
+                built = time.perf_counter() - began
+                start = initial_state(with_it, (together,), policy=ready.policy, mark_history=assemble.mark_history(plan.system, first.step_minutes))
+                also = dataclasses.replace(ready, system=with_it, state=start)
+                state, record, wall = driven(also, plan.run.max_rounds)
+                mine = totals(state, record)
+                off = {name: mine[name] - hard[name] for name in hard if name != "residual"}
+                row["profiles"].append(
+                    {"cells": cells, "sizes": sizes, "off": off, "residual": mine["residual"], "seconds": wall, "build_seconds": built}
+                )
+                print(f"{system:22} {cells:6} x {sizes:2}: " + ", ".join(f"{k} {v:+.2e} of {hard[k]:.4f}" for k, v in off.items()), flush=True)
+            found.append(row)
+    return found
+
+
+def speed(system: str, accounts: int, scenarios: int, steps: int, repeats: int) -> dict:
+    """Many random scenarios at once on one profile."""
+    began = time.perf_counter()
+    plan, first, shock, book = case(system, "gap_35_half_depth", accounts, 32)
+    sampled = time.perf_counter() - began
+    began = time.perf_counter()
+    ready = simulation.prepare(plan, first, shock, book, "profile")
+    jax.block_until_ready(ready.state)
+    built = time.perf_counter() - began
+    rng = np.random.default_rng(7)
+    assets = len(plan.system.assets)
+    shared = rng.standard_normal((scenarios, steps, 1)) * 0.8 + rng.standard_normal((scenarios, steps, assets)) * 0.6
+    walk = np.cumsum(shared * 0.2 / np.sqrt(steps), axis=1)
+    path = dataclasses.replace(
+        jax.tree.map(lambda x: x[:1], ready.path), log_price=jnp.asarray(walk, jnp.float32), depth_factor=jnp.full((scenarios, steps, assets), 0.5)
+    )
+    assert path.mark_offset is None and path.outage is None and path.premium is None
+    tolerance, channels, rounds = residual_tolerance(ready.state, ready.system), all_channels(jnp.float32), jnp.int32(plan.run.max_rounds)
+
+    def one(state, system, policy, way):
+        def body(carry, now):
+            after, record = step(carry, system, policy, channels, now, rounds, tolerance)
+            return after, (record.flows.closed_long_usd.sum() + record.flows.closed_short_usd.sum(), jnp.abs(record.flows.cash_residual).max())
+
+        after, (closed, residual) = jax.lax.scan(body, state, way)
+        return closed.sum(), after.ledger.bad_debt.sum(), residual.max(), after.status
+
+    program = jax.jit(jax.vmap(one, in_axes=(None, None, None, 0)))
+    began = time.perf_counter()
+    compiled = program.lower(ready.state, ready.system, ready.policy, path).compile()
+    compile_seconds = time.perf_counter() - began
+    walls = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        closed, debt, residual, bits = jax.block_until_ready(compiled(ready.state, ready.system, ready.policy, path))
+        walls.append(time.perf_counter() - began)
+    wall = min(walls)
+    return {
+        "system": system,
+        "accounts": accounts,
+        "scenarios": scenarios,
+        "steps": steps,
+        "table_mib": ready.system.profile.table.nbytes / 2**20,
+        "classes": list(ready.system.profile.size.shape),
+        "sample_seconds": sampled,
+        "build_seconds": built,
+        "compile_seconds": compile_seconds,
+        "seconds": walls,
+        "equivalent_account_steps_per_second": accounts * steps * scenarios / wall,
+        "scenarios_with_liquidations": int((np.asarray(closed) > 0).sum()),
+        "scenarios_with_bad_debt": int((np.asarray(debt) > 0).sum()),
+        "worst_residual_usd": float(np.max(residual)),
+        "tolerance_usd": float(tolerance),
+        "failed": int((np.asarray(bits) & simulation.status.FAILURES != 0).sum()),
+    }
+
+
+def picture(rows: list[dict], place: Path) -> None:
+    """Error against cells, as a page that needs nothing else."""
+    import plotly.graph_objects as go
+
+    figure = go.Figure()
+    for row in rows:
+        cells = [p["cells"] for p in row["profiles"]]
+        for name in ("liquidated", "bad_debt"):
+            off = [max(abs(p["off"][name]), 1e-9) for p in row["profiles"]]
+            figure.add_scatter(x=cells, y=off, name=f"{row['system']}: {name.replace('_', ' ')}")
+    for bound in (population.LIQUIDATED_ERROR, population.BAD_DEBT_ERROR):
+        figure.add_hline(y=bound, line_dash="dot")
+    figure.update_xaxes(type="log", title="cells of the grid")
+    figure.update_yaxes(type="log", title="error, share of open interest", exponentformat="power")
+    figure.update_layout(title="The liquidation profile against the hard account engine")
+    figure.write_html(place, include_plotlyjs="cdn")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--accounts", type=float, default=2e5, help="of the accuracy part")
+    parser.add_argument("--many", type=float, default=1e7, help="accounts of the speed part")
+    parser.add_argument("--scenarios", type=int, default=256)
+    parser.add_argument("--steps", type=int, default=240)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--parts", nargs="+", choices=("accuracy", "speed"), default=["accuracy", "speed"])
+    parser.add_argument("--out", type=Path, default=HERE / "results" / "profile_cpu.json")
+    chosen = parser.parse_args()
+    found = json.loads(chosen.out.read_text()) if chosen.out.exists() else {}
+    found["machine"] = {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()}
+    found["machine"] |= {"jax": jax.__version__, "stresslev": stresslev.__version__}
+    if "accuracy" in chosen.parts:
+        found["accuracy"] = accuracy(int(chosen.accounts), BINS)
+        picture(found["accuracy"], chosen.out.with_suffix(".html"))
+    if "speed" in chosen.parts:
+        found["speed"] = []
+        for system in ("isolated_one_market", "isolated_onchain"):
+            found["speed"].append(speed(system, int(chosen.many), chosen.scenarios, chosen.steps, chosen.repeats))
+            print(json.dumps(found["speed"][-1]), flush=True)
+    chosen.out.parent.mkdir(parents=True, exist_ok=True)
+    chosen.out.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
