@@ -36,7 +36,7 @@ def _isolated(seed: int, side: float = 0.6, n: int = 12_000):
     system["rule"], system["capacity"] = ["full"] * pools, np.full(pools, np.inf)
     system["liquidator_fee"], system["takeover"] = np.array([0.001, 0.0]), np.array([False, True])
     # a feedback gain well below one: near one, a coin more or less decides how far a cascade runs
-    system["impact"] |= {"depth": np.abs(notional).sum() * rng.uniform(0.02, 0.1, assets), "exponent": np.ones(assets)}
+    system["impact"] |= {"depth": np.abs(notional).sum() * rng.uniform(0.5, 1.5, assets), "exponent": np.ones(assets)}
     trend = -0.025 if side >= 0.5 else 0.025
     path["log_price"] = np.cumsum(rng.normal(trend, 0.03, path["log_price"].shape), axis=0)
     return engine_case(system, book, path), book, own
@@ -81,3 +81,157 @@ def test_a_profile_liquidates_and_loses_what_its_accounts_would_within_the_state
     money = float(expected.open_interest[0].sum())
     for residual in (record.flows.cash_residual, record.flows.quantity_residual * record.price[:, None, :]):
         assert float(jnp.abs(residual).max()) < 1e-12 * money
+
+
+@cache
+def _case():
+    return _isolated(5)
+
+
+def test_the_error_falls_as_cells_are_added():
+    case, book, own = _case()
+    other, expected = case.simulate(50)
+    errors = []
+    for cells in (16, 128, 4096):
+        system, together = _profiled(case, book, own, cells=cells)
+        errors.append(_off(*_run(case, system, (together,)), other, expected)[0])
+    assert errors[0] > 3 * errors[1] > 9 * errors[2]
+
+
+def test_one_system_holds_accounts_and_a_profile_side_by_side():
+    """Half of the accounts go into a profile: they meet in the same markets and waterfalls, and the books still close."""
+    case, book, own = _case()
+    other, expected = case.simulate(50)
+    half = np.arange(len(own)) % 2 == 0
+    mine = {name: book[name][half] for name in ("pool", "quantity", "equity_at_reference")}
+    system, together = _profiled(case, mine, own[half])
+    rest = _emptied(case, ~half)
+    state, record = _run(case, system, (rest, together))
+    liquidated, debt = _off(state, record, other, expected)
+    assert liquidated < LIQUIDATED
+    assert debt < BAD_DEBT
+    assert float(jnp.abs(record.flows.cash_residual).max()) < 1e-12 * float(expected.open_interest[0].sum())
+
+
+def _emptied(case, chosen: np.ndarray) -> accounts.Accounts:
+    """The accounts of a case, all but the chosen emptied."""
+    keep = np.zeros(case.populations[0].liquidated.size, bool)
+    keep[[slot for (_, slot), mine in zip(case.perps, chosen, strict=True) if mine]] = True
+    keep = jnp.asarray(keep.reshape(case.populations[0].liquidated.shape))
+    p = case.populations[0]
+    return dataclasses.replace(
+        p, equity_at_reference=jnp.where(keep, p.equity_at_reference, 0), quantity=tuple(jnp.where(keep, q, 0) for q in p.quantity)
+    )
+
+
+def test_nobody_is_closed_in_an_outage():
+    case, book, own = _case()
+    system, together = _profiled(case, book, own)
+    steps = case.path.log_price.shape[0]
+    dark = case._replace(path=dataclasses.replace(case.path, outage=jnp.ones((steps, 2), bool)))
+    state, record = _run(dark, system, (together,))
+    assert float(_closed(record).sum()) == 0
+    assert int(record.flows.triggered.sum()) > 0
+    assert float(jnp.abs(state.populations[0].taken).max()) == 0
+
+
+@pytest.mark.parametrize("what", ["multiplier", "depth"])
+def test_derivatives_of_a_run_are_those_of_its_differences(what):
+    """Forward mode through steps and rounds: bad debt by the multiplier of requirements or by depth, against central differences, no bandwidth chosen."""
+    case, book, own = _case()
+    system, together = _profiled(case, book, own, cells=256)
+    system = dataclasses.replace(system, insurance_fund=jnp.zeros_like(system.insurance_fund))
+    state = initial_state(system, (together,), policy=case.policy)
+    channels, rounds = all_channels(np.float64), jnp.int32(2)
+
+    def lost(factor):
+        inner, policy = system, case.policy
+        if what == "depth":
+            inner = dataclasses.replace(system, impact=dataclasses.replace(system.impact, depth=system.impact.depth * factor))
+        else:
+            policy = dataclasses.replace(policy, maintenance_multiplier=policy.maintenance_multiplier * factor)
+
+        def body(carry, now):
+            return step(carry, inner, policy, channels, now, rounds, jnp.asarray(1.0))
+
+        after, record = jax.lax.scan(body, state, case.path)
+        return jnp.stack([after.ledger.bad_debt.sum(), record.flows.closed_long.sum(axis=(0, 1))[0]])
+
+    program = jax.jit(lambda x, t: jax.jvp(lost, (x,), (t,)))
+    one, small = jnp.asarray(1.0), 1e-6
+    _, slope = program(one, one)
+    up, down = (program(one + d, one)[0] for d in (small, -small))
+    assert np.allclose(slope, (up - down) / (2 * small), rtol=2e-3)
+    assert (np.abs(slope) > 0).all()
+
+
+SHIPPED = "systems/three_perp_venues.toml"
+
+
+def test_what_can_go_into_a_profile_goes_and_the_results_say_they_are_approximate():
+    """Of the shipped venues one closes in full without a limit to its capacity; by epochs too."""
+    chosen = {}
+    for how in ("accounts", "profile"):
+        plan = load_plan(
+            "gap_35_half_depth",
+            system=SHIPPED,
+            accounts=3000,
+            precision=64,
+            population=how,
+            stepping="active",
+            overrides=["run.liquidation_map=true"],
+        )
+        chosen[how] = run.run_plan(plan).datasets["gap_35_half_depth"]
+    exact, approximate = chosen["accounts"], chosen["profile"]
+    assert approximate.attrs["approximate"] == 1
+    assert 0 < approximate.attrs["profile_share"] < 0.2
+    assert "Approximate" in approximate.attrs["status_text"]
+    assert "large_venue" in approximate.attrs["population_reasons"]
+    assert "approximate" not in exact.attrs
+    assert "survivors" not in approximate
+    assert approximate.attrs["stepping"] == "active"
+    interest = float(exact.open_interest_usd.isel(time=0).sum())
+    for name, bound in (("closed_long_usd", LIQUIDATED), ("closed_short_usd", LIQUIDATED)):
+        assert abs(float((exact[name] - approximate[name]).sum())) < bound * interest
+    assert abs(float((exact.bad_debt_usd - approximate.bad_debt_usd).isel(time=-1).sum())) < BAD_DEBT * interest
+    first = dict(map_time=0)
+    apart = np.abs((exact.liquidation_map_usd - approximate.liquidation_map_usd).isel(first))
+    assert float(apart.sum("pool").max()) < 1e-3 * interest
+    assert float(np.abs(approximate.liquidation_map_usd.isel(first)).max()) > 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"liquidation": {"rule": "restore"}}, "close accounts in full"),
+        ({"liquidation_capacity_usd_per_minute": 1e6}, "capacity"),
+        ({"liquidation": {"rule": "full", "auction": {"start": 0.0, "growth_per_minute": 0.01, "most": 0.1}}}, "auction"),
+        ({"waterfall": ("insurance_fund", "adl")}, "deleverages"),
+        ({"waterfall": ("socialise",)}, "spreads losses"),
+        ({"inverse": ("BTC",)}, "fixed USD face"),
+    ],
+)
+def test_what_stands_against_a_profile_is_said(changes, reason):
+    plan = load_plan("gap_35_half_depth", system=SHIPPED)
+    venue = plan.system.pools["onchain_venue"]
+    assert population.why_not(venue) == []
+    other = type(venue).model_validate(venue.model_dump() | changes)
+    assert any(reason in text for text in population.why_not(other))
+
+
+def test_a_profile_that_can_hold_nobody_is_refused_with_the_reasons_and_auto_does_without():
+    plan = load_plan("gap_35_half_depth", system="systems/venues_and_lenders.toml", accounts=600)
+    book = run.load_book(plan, run.shock_of(plan, plan.scenarios[0]))
+    with pytest.raises(InputError, match="accounts have owners"):
+        population.split(plan, book, "profile")
+    parted = population.split(plan, book, "auto")
+    assert len(parted.rest) == len(book)
+    assert parted.reasons
+
+
+def test_attribution_is_found_account_by_account():
+    plan = load_plan("gap_35_half_depth", system=SHIPPED, accounts=600, population="profile")
+    shock = run.shock_of(plan, plan.scenarios[0])
+    book = run.at_start(plan, run.load_book(plan, shock), shock)
+    assert simulation.prepare(plan, plan.scenarios[0], shock, book).system.profile is not None
+    assert simulation.prepare(plan, plan.scenarios[0], shock, book, "accounts").system.profile is None
