@@ -161,8 +161,8 @@ def uncertain_share(state, system: System) -> float:
     """Share of the open interest at the start, at the reference prices, that lies in the cells of the grid where liquidation has stopped."""
     total = 0.0
     held = profile.totals(profile.initial(system.profile, system.insurance_fund.shape[0]), system)
-    interest = float(jnp.sum(jnp.maximum(held[1], held[2]) * system.reference_price))
+    interest = float(jnp.sum(jnp.maximum(held[1], held[2]) * system.reference_price[None, :]))
     for p in state.populations:
         if isinstance(p, Profile):
-            total += float(jnp.sum(profile.uncertain(p, system) * system.reference_price))
+            total += float(jnp.sum(profile.uncertain(p, system) * system.reference_price[None, :]))
     return total / interest if interest > 0 else 0.0
