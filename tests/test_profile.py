@@ -1,6 +1,7 @@
 """The liquidation profile does what the accounts do that it stands for, within its error, and keeps the books."""
 
 import dataclasses
+import itertools
 from functools import cache
 
 import jax
@@ -97,22 +98,23 @@ def test_the_error_falls_as_cells_are_added():
     case = case._replace(system=dataclasses.replace(case.system, impact=deep))
     _, expected = case.simulate(50)
     errors = []
-    for cells in (8, 64, 4096):
+    for cells in (8, 256, 4096, 16384):
         system, together = _profiled(case, book, own, cells=cells)
         _, record = _run(case, system, (together,))
         errors.append(np.abs(_closed(record) - _closed(expected)).sum())
-    assert errors[0] > 3 * errors[1] > 9 * errors[2]
+    assert all(many < few / 3 for few, many in itertools.pairwise(errors))
 
 
 def test_the_liquidation_map_is_read_off_the_profile():
+    """Over the whole map: at a single price one large account more or less may be closed."""
     case, book, own = _case()
     system, together = _profiled(case, book, own)
-    moves = jnp.array([-0.3, -0.1, -0.02, 0.02, 0.1, 0.3])
+    moves = jnp.linspace(-0.3, 0.3, 31)
     maps = []
     for inner, populations in ((case.system, case.populations), (system, (together,))):
         state = initial_state(inner, populations, policy=case.policy)
         maps.append(np.asarray(gauge.closed_at(state, inner, case.policy.maintenance_multiplier, None, observe.present(state, inner), moves)))
-    assert np.abs(maps[0] - maps[1]).max() < LIQUIDATED * np.abs(maps[0]).max()
+    assert np.abs(maps[0] - maps[1]).sum() < LIQUIDATED * np.abs(maps[0]).sum()
     assert (np.abs(maps[0]).max(axis=(1, 2)) > 0).all()
 
 
