@@ -1,7 +1,7 @@
 """Which accounts are stepped when: everybody in every step, or only those that something could happen to."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -12,12 +12,14 @@ from stresslev.engine.profile import Profile
 from stresslev.engine.step import Record
 from stresslev.engine.types import Accounts, Channels, Path, Policy, State, System
 
-#: Room for accounts awake, as a share of all.
-SHARE = 1 / 32
+#: Rooms for accounts awake, as shares of all, each a program of its own that is compiled when it is first needed.
+SHARES = (1 / 256, 1 / 32, 1 / 4)
 # How far more is allowed for after an epoch that was cut short, and how far less after one that was not.
 _WIDER, _NARROWER, _WIDEST = 2.0, 0.8, 64.0
 #: Steps that everybody is stepped for where an epoch cannot be: at first, and at most when that goes on.
-_FALLBACK, _MOST_FALLBACK = 1, 16
+_FALLBACK, _MOST_FALLBACK = 1, 4
+#: An epoch of more steps than this is shortened before it gets a room that is larger than the second.
+_SHORT = 4
 
 
 @dataclasses.dataclass
@@ -25,7 +27,7 @@ class Tally:
     """How a run was stepped."""
 
     epochs: int = 0
-    cut: int = 0  # epochs that ended early and were run again as far as they held
+    cut: int = 0  # epochs that ended early
     refused: int = 0  # epochs without room for all who were awake
     active_steps: int = 0
     everybody_steps: int = 0
@@ -73,12 +75,12 @@ def _cut(record: Record, steps: int) -> Record:
 class Active:
     """Runs a state over a path by epochs, everybody where that cannot be. The same path gives the same epochs: nothing depends on timing."""
 
-    def __init__(self, system: System, policy: Policy, channels: Channels, path: Path, rounds: int, tolerance, share: float = SHARE):
+    def __init__(self, system: System, policy: Policy, channels: Channels, path: Path, rounds: int, tolerance, shares: Sequence[float] = SHARES):
         self.rules = (system, policy, channels)
         self.steps = path.log_price.shape[0]
-        self.path, self.limits, self.share = _padded(path), (jnp.int32(rounds), tolerance), share
+        self.path, self.limits, self.shares, self.room = _padded(path), (jnp.int32(rounds), tolerance), tuple(shares), 0
         self.dtype = system.reference_price.dtype
-        self.length, self.widen, self.fallback = 16, 1.0, _FALLBACK
+        self.length, self.widen, self.fallback = LONGEST, 1.0, _FALLBACK
         self.tally = Tally()
 
     def describe(self) -> dict[str, int | float]:
@@ -99,16 +101,26 @@ class Active:
         self.tally.everybody_steps += steps
         return state, _cut(record, steps)
 
-    def _epoch(self, state: State, start: int, steps: int, stop: int):
-        """An epoch that looks `steps` ahead and goes at most to `stop`."""
-        ahead = self._window(start), jnp.int32(steps), jnp.int32(stop), jnp.asarray(self.widen, self.dtype)
-        found, record = epoch(state, *self.rules, *ahead, *self.limits, share=self.share)
-        return found, record, int(found.kept)
+    def _epoch(self, state: State, start: int, steps: int) -> tuple[Epoch, Record, float]:
+        """An epoch of at most `steps`, what it recorded, and how far its room is filled."""
+        ahead = self._window(start), jnp.int32(steps), jnp.asarray(self.widen, self.dtype)
+        found, record = epoch(state, *self.rules, *ahead, *self.limits, share=self.shares[self.room])
+        self.tally.epochs += 1
+        return found, record, float(found.awake.filled)
 
-    def _home(self, state: State, found: Epoch, record: Record, steps: int) -> tuple[State, Record, int]:
-        self.tally.active_steps += steps
-        self.tally.awake += steps * int(found.awake.count)
-        return merge(state, found), _cut(record, steps), steps
+    def _larger(self, filled: float, steps: int) -> bool:
+        """Take the least room that would hold those awake; whether there is one that is worth its while."""
+        wanted = filled * self.shares[self.room]
+        for room in range(self.room + 1, len(self.shares)):
+            if wanted <= self.shares[room] and (room < 2 or steps <= _SHORT):
+                self.room = room
+                return True
+        return False
+
+    def _smaller(self, filled: float) -> None:
+        """Go back to the next smaller room once it would be half empty."""
+        if self.room and 2 * filled * self.shares[self.room] <= self.shares[self.room - 1]:
+            self.room -= 1
 
     def advance(self, state: State, start: int, end: int, each: Callable[[int], None] = lambda step: None) -> tuple[State, list[Record]]:
         """From step `start` to `end`; the state is taken over. `each` is told how far it has come."""
@@ -123,29 +135,29 @@ class Active:
     def _some(self, state: State, start: int, left: int) -> tuple[State, Record, int]:
         """The next steps, at most `left`; the state is taken over. Returns state, record and how many they were."""
         steps = min(left, self.length)
-        found, record, kept = self._epoch(state, start, steps, steps)
-        self.tally.epochs += 1
-        while not bool(found.awake.fits) and steps > 1:
+        found, record, filled = self._epoch(state, start, steps)
+        while filled > 1:
             self.tally.refused += 1
-            self.length = steps = max(steps // 4, 1)
-            found, record, kept = self._epoch(state, start, steps, steps)
-        if kept == steps:
-            self.widen, self.fallback = max(self.widen * _NARROWER, 1.0), _FALLBACK
-            if steps == self.length:
-                self.length = min(2 * self.length, LONGEST)
-            return self._home(state, found, record, kept)
-        if bool(found.awake.fits):
-            self.tally.cut += 1
+            if not self._larger(filled, steps):
+                if steps == 1:
+                    break
+                self.length = steps = max(steps // 4, 1)
+            found, record, filled = self._epoch(state, start, steps)
+        kept = int(found.kept)
+        if filled <= 1:
+            self._smaller(filled)
+            if kept == steps:
+                self.widen = max(self.widen * _NARROWER, 1.0)
+                if steps == self.length:
+                    self.length = min(2 * self.length, LONGEST)
+            else:
+                self.tally.cut += 1
+                self.length, self.widen = max(kept, 1), min(self.widen * _WIDER, _WIDEST)
             if kept:
-                # once more, as far as it held: the epoch's state has gone past that
-                found, record, _ = self._epoch(state, start, steps, kept)
-                self.length = kept
-                self.widen = min(self.widen * _WIDER, _WIDEST)
-                return self._home(state, found, record, kept)
-            self.widen = min(self.widen * _WIDER, _WIDEST)
-        else:
-            self.tally.refused += 1
-            self.widen = max(self.widen * _NARROWER, 1.0)
+                self.fallback = _FALLBACK
+                self.tally.active_steps += kept
+                self.tally.awake += kept * int(found.awake.count)
+                return merge(state, found), _cut(record, kept), kept
         steps = min(left, self.fallback)
         self.fallback = min(2 * self.fallback, _MOST_FALLBACK)
         state, record = self._everybody(state, start, steps)

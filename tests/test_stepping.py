@@ -34,11 +34,11 @@ def _apart(record, other) -> dict[str, float]:
     return found
 
 
-def _active(case, rounds: int = 3, share: float = 1.0):
-    """Final state, record and tally of a case by epochs; `share` 1 has room for everybody."""
+def _active(case, rounds: int = 3, shares=(1.0,)):
+    """Final state, record and tally of a case by epochs; `shares` of 1 have room for everybody."""
     state = initial_state(case.system, case.populations, policy=case.policy, mark_history=case.history, notice=case.notice)
     tolerance = residual_tolerance(state, case.system)
-    active = Active(case.system, case.policy, all_channels(case.system.reference_price.dtype), case.path, rounds, tolerance, share)
+    active = Active(case.system, case.policy, all_channels(case.system.reference_price.dtype), case.path, rounds, tolerance, shares)
     state, records = active.advance(jax.tree.map(jnp.copy, state), 0, case.path.log_price.shape[0])
     return state, _whole(records), active.tally
 
@@ -74,8 +74,8 @@ def gap():
     return ready, *simulate(ready.system, ready.policy, ready.state.populations, ready.path)
 
 
-def _by_epochs(ready, share):
-    active = Active(ready.system, ready.policy, all_channels(ready.dtype), ready.path, 3, ready.tolerance, share)
+def _by_epochs(ready, *shares):
+    active = Active(ready.system, ready.policy, all_channels(ready.dtype), ready.path, 3, ready.tolerance, shares)
     state, records = active.advance(jax.tree.map(jnp.copy, ready.state), 0, ready.path.log_price.shape[0])
     return state, _whole(records), active.tally
 
@@ -111,9 +111,7 @@ def test_an_epoch_that_leaves_its_span_keeps_no_step_of_it(gap):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(epochs, "predict", lambda s, y, p, path, ahead, w: predict(s, y, p, jax.tree.map(look, path), ahead, w))
             jax.clear_caches()
-            found, _ = epochs.epoch(
-                ready.state, ready.system, ready.policy, channels, path, one, one, widen, jnp.int32(3), ready.tolerance, share=1.0
-            )
+            found, _ = epochs.epoch(ready.state, ready.system, ready.policy, channels, path, one, widen, jnp.int32(3), ready.tolerance, share=1.0)
             return int(found.kept)
 
     assert kept(lambda x: jnp.broadcast_to(x[:1], x.shape)) <= fall

@@ -20,7 +20,7 @@ import numpy as np
 
 from stresslev import load_plan, run, simulation
 from stresslev.engine.simulate import advance, all_channels
-from stresslev.stepping import SHARE, Active
+from stresslev.stepping import SHARES, Active
 
 SCENARIOS = ("2020-03-12_black_thursday", "2025-10-10_adl_cascade")
 
@@ -33,8 +33,8 @@ def prepared(scenario: str, system: str, accounts: int, precision: int):
     return simulation.prepare(plan, first, shock, run.at_start(plan, run.load_book(plan, shock), shock)), plan.run.max_rounds
 
 
-def by_epochs(ready, rounds: int, share: float):
-    active = Active(ready.system, ready.policy, all_channels(ready.dtype), ready.path, rounds, ready.tolerance, share)
+def by_epochs(ready, rounds: int, shares):
+    active = Active(ready.system, ready.policy, all_channels(ready.dtype), ready.path, rounds, ready.tolerance, shares)
     state, records = active.advance(fresh(ready), 0, ready.path.log_price.shape[0])
     return jax.block_until_ready(state), jax.tree.map(lambda *x: np.concatenate(x), *records), active.tally
 
@@ -72,15 +72,15 @@ def main() -> None:
     parser.add_argument("--system", default="systems/venues_and_lenders.toml")
     parser.add_argument("--scenarios", nargs="+", default=SCENARIOS)
     parser.add_argument("--precision", type=int, default=32, choices=(32, 64))
-    parser.add_argument("--share", type=float, default=SHARE, help="room for accounts awake")
+    parser.add_argument("--shares", type=float, nargs="+", default=SHARES, help="rooms for accounts awake, as shares of all")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     rows = []
     for name in options.scenarios:
         with jax.enable_x64(options.precision == 64):
             ready, rounds = prepared(name, options.system, int(options.accounts), options.precision)
-            firsts = timed(by_epochs, ready, rounds, options.share)[0], timed(everybody, ready, rounds)[0]
-            active_s, (state, record, tally) = timed(by_epochs, ready, rounds, options.share)
+            firsts = timed(by_epochs, ready, rounds, options.shares)[0], timed(everybody, ready, rounds)[0]
+            active_s, (state, record, tally) = timed(by_epochs, ready, rounds, options.shares)
             all_s, (state_all, record_all) = timed(everybody, ready, rounds)
         differ = sum(int((p.liquidated != q.liquidated).sum()) for p, q in zip(state.populations, state_all.populations, strict=True))
         row = {"scenario": name, "steps": ready.path.log_price.shape[0], "active_s": active_s, "all_s": all_s, "ratio": all_s / active_s}

@@ -43,17 +43,17 @@ class Awake:
 
     places: tuple[Places | None, ...]  # per population; None: all accounts are stepped
     count: Array  # () int32 accounts awake
-    fits: Array  # () bool: there was room for all of them
+    filled: Array  # () share of the room that they take, of the population with the least; more than 1 when there was not enough
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Epoch:
-    """What an epoch found; of use only as far as it was kept."""
+    """What an epoch found."""
 
-    state: State  # populations are the awake accounts
+    state: State  # after the steps that were kept; populations are the awake accounts
     awake: Awake
-    kept: Array  # () int32 steps that stayed within the span
+    kept: Array  # () int32 steps that stayed within the span, from the first
 
 
 def _window(values: Array, ahead: Array) -> tuple[Array, Array]:
@@ -167,11 +167,11 @@ def _scattered(population: Accounts | Loans, after: Accounts | Loans, at: Places
 
 
 def _owners(owners: Owners, awake: tuple[Ranks, ...], past: tuple[int, ...], share: float) -> tuple[Owners, Array]:
-    """Links of the accounts that are awake, by their places among those, and whether there was room for them (twice `share` of all links).
+    """Links of the accounts that are awake, by their places among those, and how far they fill the room for them (twice `share` of all links).
 
     Unused room points past the end, where an empty account stands. Args: `past`, static, number of places by population.
     """
-    moved, who, fits = [], [], jnp.array(True)
+    moved, who, full = [], [], jnp.zeros((), jnp.float32)
     for slot, owner, found, end in zip(owners.slot, owners.owner, awake, past, strict=True):
         links, place = slot.shape[0], place_of(found, slot)
         capacity = min(links, int(2 * share * links) + 64)
@@ -179,8 +179,8 @@ def _owners(owners: Owners, awake: tuple[Ranks, ...], past: tuple[int, ...], sha
         beyond = end + jnp.arange(capacity, dtype=jnp.int32)
         moved.append(jnp.where(row < links, place.at[row].get(mode="fill", fill_value=0), beyond))
         who.append(owner.at[row].get(mode="fill", fill_value=0))
-        fits &= jnp.sum(place >= 0, dtype=jnp.int32) <= capacity
-    return replace(owners, slot=tuple(moved), owner=tuple(who)), fits
+        full = jnp.maximum(full, jnp.sum(place >= 0, dtype=jnp.float32) / max(capacity, 1))
+    return replace(owners, slot=tuple(moved), owner=tuple(who)), full
 
 
 def _steps_left(path: Path, steps: Array) -> Array:
@@ -188,13 +188,19 @@ def _steps_left(path: Path, steps: Array) -> Array:
 
 
 def _run(state: State, system: System, policy: Policy, channels: Channels, path: Path, steps: Array, max_rounds: Array, tolerance: Array):
-    """Step as long as steps are left and the span, if there is one, holds. Returns state, record, and () int32 steps that held."""
+    """Step as long as steps are left and the span, if there is one, holds.
+
+    Returns: the state after the steps that held, the record, and () int32 how many they were.
+    """
 
     def advance(carry, now):
-        state, kept = carry
-        after, record = step(state, system, policy, channels, now, max_rounds, tolerance)
-        held = jnp.array(True) if after.span is None else after.span.held
-        return (after, kept + held.astype(jnp.int32)), record
+        before, kept = carry
+        after, record = step(before, system, policy, channels, now, max_rounds, tolerance)
+        if after.span is None:
+            return (after, kept + 1), record
+        held = after.span.held
+        stays = replace(before, span=after.span)
+        return (jax.tree.map(lambda new, old: jnp.where(held, new, old), after, stays), kept + held.astype(jnp.int32)), record
 
     blank = jax.eval_shape(lambda s, n: advance((s, jnp.int32(0)), n)[1], state, jax.tree.map(lambda x: x[0], path))
 
@@ -218,7 +224,6 @@ def epoch(
     channels: Channels,
     path: Path,
     steps: Array,
-    stop: Array,
     widen: Array,
     max_rounds: Array,
     tolerance: Array,
@@ -227,8 +232,7 @@ def epoch(
 ) -> tuple[Epoch, Record]:
     """Step the accounts that are awake for up to `steps` () int32 of `path`; all arguments stay as they are.
 
-    Args: `stop` () int32, steps after which to stop although more were looked ahead at; `widen` () how much is allowed for; `share` static, room for
-    accounts awake as a share of every population.
+    Args: `widen` () how much is allowed for; `share` static, room for accounts awake as a share of every population.
 
     Returns: what was found, to be brought home by `merge`, and the record, of use for the first `kept` steps.
     """
@@ -239,7 +243,7 @@ def epoch(
     masks = tuple(None if isinstance(p, Profile) else ~sleepers(p, fixed, policy, span) for p in state.populations)
     if system.owners is not None:
         masks = _woken(masks, system.owners)
-    small, stand, awake, fits = [], [], [], jnp.array(True)
+    small, stand, awake, filled = [], [], [], jnp.zeros_like(widen)
     for p, mask in zip(state.populations, masks, strict=True):
         if mask is None:
             small.append(p)
@@ -252,19 +256,19 @@ def epoch(
         stand.append(at)
         awake.append(found)
         # the last block stays empty: it stands for accounts that sleep
-        fits &= found.ends[-1] < blocks
+        filled = jnp.maximum(filled, found.ends[-1].astype(filled.dtype) / (blocks - 1))
     count = sum((r.count for r in awake), jnp.int32(0))
     if system.owners is not None:
-        linked, enough = _owners(system.owners, tuple(awake), tuple(at.slot.shape[0] for at in stand), share)
-        system, fits = replace(system, owners=linked), fits & enough
-    begin = replace(state, populations=tuple(small), span=replace(span, held=fits))
-    after, record, kept = _run(begin, system, policy, channels, path, jnp.minimum(steps, stop), max_rounds, tolerance)
-    return Epoch(state=after, awake=Awake(places=tuple(stand), count=count, fits=fits), kept=kept), record
+        linked, full = _owners(system.owners, tuple(awake), tuple(at.slot.shape[0] for at in stand), share)
+        system, filled = replace(system, owners=linked), jnp.maximum(filled, full.astype(filled.dtype))
+    begin = replace(state, populations=tuple(small), span=replace(span, held=filled <= 1))
+    after, record, kept = _run(begin, system, policy, channels, path, steps, max_rounds, tolerance)
+    return Epoch(state=after, awake=Awake(places=tuple(stand), count=count, filled=filled), kept=kept), record
 
 
 @partial(jax.jit, donate_argnames="state")
 def merge(state: State, found: Epoch) -> State:
-    """The state after an epoch of which every step was kept: the accounts that were awake back in their places. The state before is donated."""
+    """The state after an epoch: the accounts that were awake back in their places. The state before is donated."""
     both = zip(state.populations, found.state.populations, found.awake.places, strict=True)
     populations = tuple(q if at is None else _scattered(p, q, at) for p, q, at in both)
     return replace(found.state, populations=populations, span=None)
