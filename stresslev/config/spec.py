@@ -323,6 +323,12 @@ class RunSpec(Spec):
         description="how accounts are kept: one by one; or, approximately, at a cost that does not grow with their number, as a liquidation profile "
         "those that it can hold (isolated perp positions closed in full); auto does without where it can hold none",
     )
+    batch: Literal["auto", "off"] | Annotated[Whole, Field(ge=1, le=100_000)] = Field(
+        "auto",
+        description="most runs of one structure (scenarios, policies) that go through one program together; off: one after the other; auto: together "
+        "where it is faster, which is a liquidation profile, or few accounts on a GPU",
+    )
+    memory_gib: Positive | None = Field(None, description="most that runs may take; absent: a share of what is free")
     attribution: Yes = Field(False, description="also run with channels of contagion shut, to say how much loss came which way")
     measures: Yes = Field(True, description="also measure leverage used by groups of accounts, and liquidations that were not needed")
     liquidation_map: Yes = Field(False, description="also measure, a few dozen times, what every pool would liquidate at moved prices")
