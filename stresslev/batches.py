@@ -59,7 +59,7 @@ class Run:
     def structure(self) -> Hashable:
         """What decides the compiled program: which mechanisms there are, shapes and types. Runs of one structure can be stacked."""
         leaves, tree = jax.tree.flatten((self.state, self.rules))
-        return tree, tuple((np.shape(x), np.result_type(x)) for x in leaves)
+        return tree, tuple((x.shape, x.dtype) for x in leaves)
 
     def in_common(self) -> Hashable:
         """What runs of a batch must have in common besides, a digest of `OWN`'s shared leaves."""
@@ -117,7 +117,7 @@ def alike(run: Run, channels) -> tuple[State, Rules, Rules]:
 
 def tree_bytes(tree) -> int:
     """Bytes of all arrays of a tree, whether they exist or are only described (`jax.ShapeDtypeStruct`)."""
-    return sum(int(np.prod(np.shape(x))) * np.result_type(x).itemsize for x in jax.tree.leaves(tree))
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
 def one_of(tree, number: int):

@@ -153,7 +153,7 @@ def cause(ds: xr.Dataset, first: xr.Dataset) -> Cause:
         size = float(initial_interest(data).sum()) or 1.0
         found["move" + end] = float(move.isel(time=turn))
         found["forced" + end] = (liquidations + reductions) / size
-        found["liquidated" + end] = METRICS["liquidated_accounts_share"].compute(data)
+        found["liquidated" + end] = METRICS["liquidated_accounts_share"].value(data)
         if not end:
             found["minutes"] = float(data.time.isel(time=turn))
             found["reduced"] = reductions / (liquidations + reductions) if reductions > 0 else 0.0

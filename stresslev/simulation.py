@@ -57,18 +57,24 @@ def _book_figures(plan: Plan, book: Book) -> tuple[np.ndarray, np.ndarray]:
     return np.where(lends, 0, customers), np.where(lends[:, None], supplied, 0)
 
 
-def prepare(plan: Plan, scenario: ScenarioSpec, shock: Shock, book: Book, kept: str | None = None) -> Prepared:
+def prepare(plan: Plan, scenario: ScenarioSpec, shock: Shock, book: Book, kept: str | None = None, memo: dict | None = None) -> Prepared:
     """The engine's view of a scenario. Must be called inside `jax.enable_x64(plan.run.precision == 64)`.
 
-    Args: `kept` instead of the plan's `run.population`.
+    Args: `kept` instead of the plan's `run.population`; `memo`, one for each book, in which what does not depend on the policy is kept for the next.
 
     Raises:
       InputError: a liquidation profile was asked for and can hold nobody.
     """
     dtype = np.float64 if plan.run.precision == 64 else np.float32
     kept = kept or plan.run.population
-    parted = population.split(plan, book, kept)
-    layout = to_blocks(parted.rest, sorts(plan.system), dtype)
+    memo = {} if memo is None else memo
+    parting = (kept, *population.why_no_profile(plan))
+    if parting not in memo:
+        parted = population.split(plan, book, kept)
+        layout = to_blocks(parted.rest, sorts(plan.system), dtype)
+        # the arrays are on the device then; rows and slots are still needed
+        memo[parting] = parted, dataclasses.replace(layout, populations=()), tuple(jax.tree.map(jnp.array, p) for p in layout.populations)
+    parted, layout, populations = memo[parting]
     customers, supplied = _book_figures(plan, book)
     ids = tuple(np.full(len(r), -1) if book.owner is None else book.owner[r] for r in layout.rows)
     system = assemble.system_arrays(
@@ -87,10 +93,13 @@ def prepare(plan: Plan, scenario: ScenarioSpec, shock: Shock, book: Book, kept: 
         runs=assemble.run_rules(scenario.behaviour, plan.system, grid),
     )
     policy = assemble.policy_arrays(plan.policy, plan.system, grid, system.funding)
-    populations = tuple(jax.tree.map(jnp.array, p) for p in layout.populations)
     if parted.rows.size:
-        system, together = population.with_profile(system, policy.maintenance_multiplier, book, parted.rows, dtype)
-        populations += (together,)
+        multiplier = policy.maintenance_multiplier
+        key = (parting, plan.policy.tiers, np.asarray(multiplier).tobytes())
+        if key not in memo:
+            memo[key] = population.with_profile(system, multiplier, book, parted.rows, dtype)
+        system = dataclasses.replace(system, profile=memo[key][0].profile)
+        populations += (memo[key][1],)
     policy, system = cast(policy, dtype), cast(system, dtype)
     state = initial_state(
         system,
@@ -105,8 +114,7 @@ def prepare(plan: Plan, scenario: ScenarioSpec, shock: Shock, book: Book, kept: 
         path=cast(assemble.path_arrays(shock), dtype),
         state=state,
         tolerance=residual_tolerance(state, system),
-        # the arrays are on the device now; rows and slots are still needed
-        layout=dataclasses.replace(layout, populations=()),
+        layout=layout,
         dtype=dtype,
         described=population.described(parted, book, kept),
     )
@@ -200,7 +208,7 @@ class _Started:
             raise NumericalFailure(f"{case.name}: over the whole run, " + status.sentences(status.RESIDUAL)[0])
         dataset = trajectory.scenario_dataset(
             records=records,
-            initial=_initial(case.plan, ready, case.shock),
+            initial=initial_levels(ready, case.shock),
             final=final,
             minutes=case.shock.minutes,
             pools=case.book.pools,
@@ -375,7 +383,7 @@ def _attributes(plan: Plan, scenario: ScenarioSpec, state: State, notes: list[st
     }
 
 
-def _initial(plan: Plan, ready: Prepared, shock: Shock) -> dict[str, np.ndarray]:
+def initial_levels(ready: Prepared, shock: Shock) -> dict[str, np.ndarray]:
     """Levels at minute 0 by variable."""
     system, state = ready.system, ready.state
     reference = host(system.reference_price)
