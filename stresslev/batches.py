@@ -50,6 +50,7 @@ class Run:
 
     state: State
     rules: Rules
+    common: bytes | None = None  # what `in_common` has found, for runs that share it
 
     @property
     def steps(self) -> int:
@@ -61,8 +62,10 @@ class Run:
         leaves, tree = jax.tree.flatten((self.state, self.rules))
         return tree, tuple((x.shape, x.dtype) for x in leaves)
 
-    def in_common(self) -> Hashable:
+    def in_common(self) -> bytes:
         """What runs of a batch must have in common besides, a digest of `OWN`'s shared leaves."""
+        if self.common is not None:
+            return self.common
         digest = hashlib.blake2b()
         for leaf in jax.tree.leaves(part(self.rules, OWN)[1]):
             digest.update(np.ascontiguousarray(leaf))
@@ -101,11 +104,15 @@ def stack(runs: Sequence[Run], length: int) -> tuple[State, Rules, Rules]:
     """States, own and shared rules of runs of one group, the last run repeated up to `length`: the arguments of `engine.batch.run_batch`."""
     filled = [*runs, *[runs[-1]] * (length - len(runs))]
 
-    def together(trees):
-        return jax.tree.map(lambda *x: jnp.stack([jnp.asarray(one) for one in x]), *trees)
+    def together(*leaves):
+        # most leaves are one array that many runs have, for which there is no need to bring every run's over
+        if all(x is leaves[0] for x in leaves):
+            return jnp.copy(jnp.broadcast_to(leaves[0][None], (length, *leaves[0].shape)))
+        return jnp.asarray(np.stack([np.asarray(x) for x in leaves]))
 
     parted = [part(run.rules, OWN) for run in filled]
-    return together([run.state for run in filled]), together([own for own, _ in parted]), parted[0][1]
+    states = jax.tree.map(together, *(run.state for run in filled))
+    return states, jax.tree.map(together, *(own for own, _ in parted)), parted[0][1]
 
 
 def alike(run: Run, channels) -> tuple[State, Rules, Rules]:

@@ -150,11 +150,13 @@ def _members(plan: Plan, scenarios: dict, policies: Mapping[str, PolicySpec], bo
             own = replace(plan, policy=policy)
             ready = simulation.prepare(own, spec, shock, mine, memo=memo)
             start, depth = simulation.initial_levels(ready, shock), np.asarray(ready.system.impact.depth, float)
+            run = ready.run(plan.run.max_rounds)
+            run = replace(run, common=run.in_common())
             for number in numbers:
                 its = listed[number][1]
-                this = replace(ready, path=cast(assemble.path_arrays(its), ready.dtype))
+                rules = replace(run.rules, path=cast(assemble.path_arrays(its), ready.dtype))
                 levels = start | {"depth_usd": depth * its.depth_factor[0]}
-                yield _Member((number, column), this, levels, its, this.run(plan.run.max_rounds))
+                yield _Member((number, column), ready, levels, its, replace(run, rules=rules))
 
 
 def _dataset(plan: Plan, members: list[_Member], ledger: Ledger, records: list[Record], accounts: np.ndarray) -> xr.Dataset:
