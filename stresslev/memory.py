@@ -21,7 +21,7 @@ PROCESS = 640 * 2**20
 #: Share of what is free that runs may take when nobody says how much.
 SHARE = 0.6
 #: Working arrays of a step, as multiples of the population: its copy, what it asks for, what it gets, what comes of it.
-WORKING = 5.0
+WORKING = 6.0
 #: Runs that go together in a liquidation profile.
 PROFILE_WIDTH = 64
 #: Accounts that keep a GPU busy; runs with fewer go together. A guess, to be measured on one (experiments/bench/batch.py).
