@@ -11,7 +11,7 @@ import xarray as xr
 from stresslev import assemble, batches, memory, metrics, provenance, simulation, trajectory
 from stresslev.batches import Progress, Run, silent
 from stresslev.book.book import Book
-from stresslev.config.load import Plan
+from stresslev.config.load import Plan, check_policy
 from stresslev.config.policy import PolicySpec
 from stresslev.config.spec import ScenarioSpec
 from stresslev.engine import status
@@ -33,6 +33,11 @@ class _Member:
     shock: Shock
     run: Run
 
+    @property
+    def step_minutes(self) -> float:
+        """Length of a step."""
+        return float(self.shock.minutes[1] - self.shock.minutes[0])
+
 
 def simulate_many(
     plan: Plan,
@@ -47,7 +52,7 @@ def simulate_many(
 
     Runs of one structure go through one compiled program, whatever their parameters; `run.batch` and `run.memory_gib` of the plan say how many
     together. Every account is stepped in every step, whatever `run.stepping` says, nothing is attributed, and measures that look at single accounts
-    are left out.
+    are left out. Balances are checked in every step, and not once more over the whole run as `run_plan` does.
 
     Args:
       plan: the system, the book, [run], and what the next two do not give.
@@ -66,6 +71,8 @@ def simulate_many(
     names = _known(measures)
     scenarios = _scenarios(plan, shocks)
     chosen = {plan.policy.name or "policy": plan.policy} if policies is None else dict(policies)
+    for name, policy in chosen.items():
+        check_policy(policy, plan.system, name, "")
     memory.check(plan)
     progress("book", 0, 1)
     book = load_book(plan, next(iter(scenarios.values()))[1])
@@ -89,11 +96,13 @@ def simulate_many(
             sound = [i for i, one in enumerate(found) if not status.failed(one)]
             for member, one in zip(group, found, strict=True):
                 bits[member.place] = one
-            if sound:
-                ledger, kept = jax.tree.map(lambda x, sound=sound: np.asarray(x)[sound], (states.ledger, records))
-                ds = _dataset(plan, [group[i] for i in sound], ledger, kept, accounts)
+            # runs of one structure may have steps of different length, and what a metric says of an hour depends on it
+            for length in {group[i].step_minutes for i in sound}:
+                these = [i for i in sound if group[i].step_minutes == length]
+                ledger, kept = jax.tree.map(lambda x, these=these: np.asarray(x)[these], (states.ledger, records))
+                ds = _dataset(plan, [group[i] for i in these], ledger, kept, accounts)
                 for name, column in metrics.evaluate_runs(ds, names).items():
-                    for i, value in zip(sound, column, strict=True):
+                    for i, value in zip(these, column, strict=True):
                         values[name][group[i].place] = value
             done += len(group)
             populations |= {member.ready.described["population"] for member in group}

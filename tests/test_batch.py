@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stresslev import batches, load_plan, memory, run, simulate_many
+from stresslev import batches, load_plan, memory, metrics, run, simulate_many
 from stresslev.batches import Run
 from stresslev.config.spec import RunSpec
 from stresslev.engine import status
@@ -216,6 +216,17 @@ def test_one_program_serves_whatever_the_parameters(plans):
     assert len({round(float(x), 6) for x in found.amplification.values.flat}) == 4
 
 
+def test_steps_of_different_length_are_told_apart(plans, monkeypatch):
+    """They share a program, and what happens within an hour is another number of steps."""
+    seen, evaluate = [], metrics.evaluate_runs
+    monkeypatch.setattr(metrics, "evaluate_runs", lambda ds, names: seen.append((float(ds.time[1]), ds.sizes["run"])) or evaluate(ds, names))
+    shock = run.shock_of(plans[0], plans[0].scenarios[0])
+    shocks = {"minute": shock, "half": dataclasses.replace(shock, minutes=shock.minutes / 2)}
+    found = simulate_many(plans[0], shocks=shocks, measures=["amplification"])
+    assert sorted(seen) == [(0.5, 1), (1.0, 1)]
+    assert len({round(x, 6) for x in found.amplification.values.flat}) == 2
+
+
 def test_a_path_that_fails_has_a_status_and_the_others_their_values(plans):
     shock = run.shock_of(plans[0], plans[0].scenarios[0])
     broken = shock.log_price.copy()
@@ -226,6 +237,9 @@ def test_a_path_that_fails_has_a_status_and_the_others_their_values(plans):
     assert set(found.data_vars) == {*measures, "status"} and list(found.scenario) == ["good", "broken"]
     assert status.failed(found.status.sel(scenario="broken").item()) and not status.failed(found.status.sel(scenario="good").item())
     assert np.isnan(found.bad_debt_usd.sel(scenario="broken")) and found.bad_debt_usd.sel(scenario="good") > 0
+    typo = plans[0].policy.model_copy(update={"pools": {"mid_venu": {"BTC": 1.2}}})
+    with pytest.raises(InputError, match=r"is no pool of the system.*mid_venue"):
+        simulate_many(plans[0], policies={"typo": typo})
     for wrong in ("bad_debt", "unnecessary_liquidation_share"):
         with pytest.raises(InputError, match=r"is no metric|needs single accounts"):
             simulate_many(plans[0], measures=[wrong])
