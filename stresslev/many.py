@@ -86,7 +86,7 @@ def simulate_many(
     with jax.enable_x64(plan.run.precision == 64):
 
         def most(member: _Member) -> int:
-            return 1 if plan.run.batch == "off" else memory.choose(member.run, bits.size, limits, width=width).batch
+            return 1 if plan.run.batch == "off" else memory.most(member.run, limits, width=width)[0]
 
         members = _members(plan, scenarios, chosen, book)
         for group in batches.gathered(members, run_of=lambda m: m.run, most=most, budget=limits.budget):

@@ -146,31 +146,36 @@ def width_for(state: State, platform: str) -> int:
     return 1 if platform == "cpu" else max(1, min(MOST, GPU_ACCOUNTS // accounts))
 
 
-def choose(run: Run, runs: int, given: Limits, *, width: int | None = None) -> Choice:
-    """How many of `runs` runs like this one go into one call, and how many of these side by side.
-
-    Both are as even as they can be, so that little is computed for nobody: 70 runs at a width of 64 are two blocks of 35.
+def most(run: Run, given: Limits, *, width: int | None = None) -> tuple[int, int]:
+    """Most runs like this one in a call, and side by side in a block, that the limits allow; the first is a multiple of the second.
 
     Args: `width` instead of that of `width_for`.
 
     Raises:
-      InputError: not one run fits into the budget.
+      InputError: not one run fits.
     """
     per = need(run)
     if per.total(1, 1) > given.most:
         raise _too_much(per.total(1, 1), given.most, given.file)
     side = width or width_for(run.state, jax.devices()[0].platform)
-    most = given.batch or (1 if side == 1 else MOST)
-    side = max(1, min(side, runs, most))
+    together = given.batch or (1 if side == 1 else MOST)
+    side = min(side, together)
     while side > 1 and per.total(side, side) > given.budget:
         side = max(1, side * 3 // 4)
     room = (given.budget - per.shared - side * per.per_lane) // max(per.per_run + per.kept, 1)
-    together = max(side, min(runs, most, room))
-    calls = math.ceil(runs / together)
-    together = math.ceil(runs / calls)
-    blocks = math.ceil(together / side)
-    side = math.ceil(together / blocks)
-    return Choice(batch=side * blocks, width=side, need=per)
+    return max(side, min(together, room) // side * side), side
+
+
+def choose(run: Run, runs: int, given: Limits, *, width: int | None = None) -> Choice:
+    """How `runs` runs like this one go through the program: as `most` allows, and as even as they can be, so that little is computed for nobody.
+
+    70 runs at a width of 64 are two blocks of 35.
+    """
+    together, side = most(run, given, width=width)
+    runs = min(runs, together)
+    blocks = math.ceil(runs / side)
+    side = math.ceil(runs / blocks)
+    return Choice(batch=side * blocks, width=side, need=need(run))
 
 
 def _too_much(needed: int, allowed: int, file: str) -> InputError:

@@ -104,7 +104,7 @@ def run_plans(plans: Sequence[Plan], progress: Progress = silent) -> list[Outcom
 
     found: list[xr.Dataset | None] = [None] * len(pairs)
     with jax.enable_x64(plan.run.precision == 64):
-        for number, dataset in simulate_cases(plan, cases(), len(pairs), progress):
+        for number, dataset in simulate_cases(plan, cases(), progress):
             found[number] = dataset
             if plan.run.attribution:
                 one, scenario = pairs[number]

@@ -228,10 +228,10 @@ def simulate_scenario(plan: Plan, scenario: ScenarioSpec, shock: Shock, book: Bo
     return _Started(Case(plan, scenario, shock, book)).alone(progress)
 
 
-def simulate_cases(plan: Plan, cases: Iterable[Case], count: int, progress: Progress = silent) -> Iterator[tuple[int, xr.Dataset]]:
+def simulate_cases(plan: Plan, cases: Iterable[Case], progress: Progress = silent) -> Iterator[tuple[int, xr.Dataset]]:
     """Several runs, those of one structure together where the plan's `run.batch` says so or it pays; must be called where `simulate_scenario` may be.
 
-    Args: `plan`, of which [run] counts; `count`, how many cases there are.
+    Args: `plan`, of which [run] counts.
 
     Yields the number of a case and its dataset, in the order in which runs are done. What a run finds does not depend on which others it runs with.
 
@@ -242,9 +242,9 @@ def simulate_cases(plan: Plan, cases: Iterable[Case], count: int, progress: Prog
     limits = memory.limits(plan.run, plan.files["suite"])
 
     def most(item: tuple[int, _Started]) -> int:
-        chosen = memory.choose(item[1].run, count, limits).batch
+        fit, _ = memory.most(item[1].run, limits)
         # epochs depend on what happens in a run, so those go by themselves
-        return 1 if plan.run.batch == "off" or item[1].stepping == "active" else chosen
+        return 1 if plan.run.batch == "off" or item[1].stepping == "active" else fit
 
     started = ((number, _Started(case)) for number, case in enumerate(cases))
     for items in batches.gathered(started, run_of=lambda item: item[1].run, most=most, budget=limits.budget):
