@@ -8,6 +8,7 @@ equivalent account-steps are accounts x steps x scenarios, over the time of the 
 import argparse
 import dataclasses
 import json
+import math
 import os
 import platform
 import time
@@ -116,6 +117,7 @@ def speed(system: str, accounts: int, scenarios: int, steps: int, repeats: int, 
     paths = cast(Steps(walk, np.full((scenarios, steps, assets), 0.5)), np.float32)
     assert ready.path.mark_offset is None and ready.path.outage is None and ready.path.premium is None
     rules = dataclasses.replace(ready.run(plan.run.max_rounds).rules, path=paths)
+    width = math.gcd(width, scenarios)
     own, shared = part(rules, Rules(False, False, False, True, False, False))
 
     def once():
