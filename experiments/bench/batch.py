@@ -17,7 +17,7 @@ import sys
 import time
 from pathlib import Path
 
-from step import HERE, MIB, ROOT, engine_digest, machine, peak_bytes, resident_bytes, versions, wait_for_quiet, write_json
+from step import HERE, MIB, ROOT, engine_digest, machine, peak_bytes, versions, wait_for_quiet, write_json
 
 #: Runs in a block; 0 stands for one after the other by `advance`.
 WIDTHS = (0, 1, 2, 4, 16, 64)
@@ -103,7 +103,7 @@ def work(case: dict, repeats: int) -> dict:
                 records.append(jax.tree.map(np.asarray, advance(state, r.system, r.policy, r.channels, r.path, r.max_rounds, r.tolerance)[1]))
         return float(sum(np.asarray(r.flows.newly_liquidated, float).sum() for r in records))
 
-    before, times = resident_bytes(), []
+    times = []
     for _ in range(repeats + 1):
         began = time.perf_counter()
         outcome = once()
@@ -118,7 +118,6 @@ def work(case: dict, repeats: int) -> dict:
             "all_seconds": times[1:],
             "runs_per_s": len(runs) / seconds,
             "peak_mib": peak_bytes() / MIB,
-            "peak_over_start_mib": (peak_bytes() - before) / MIB,
             "platform": jax.devices()[0].platform,
             "outcome": outcome,  # accounts liquidated: the same for every width
         }

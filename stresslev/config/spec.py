@@ -336,6 +336,13 @@ class RunSpec(Spec):
         20_000, description="most accounts of the sampled book that these runs use; a book from a file is used whole"
     )
 
+    @field_validator("batch", mode="before")
+    @classmethod
+    def _how_many(cls, value):
+        if value in ("auto", "off") or (isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 100_000):
+            return value
+        raise ValueError("must be auto, off or a whole number from 1 to 100,000")
+
 
 class LimitSpec(Spec):
     """A bound on one metric, for every scenario."""
