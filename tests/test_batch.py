@@ -68,7 +68,7 @@ def _apart(mine, theirs) -> float:
     return worst
 
 
-@settings(max_examples=6)
+@settings(max_examples=4)
 @given(seed=st.integers(0, 2**31))
 def test_runs_that_go_together_find_what_each_finds_by_itself(programs, seed):
     """Bit for bit one after the other, and to rounding side by side; every run has a state, rules, channels and a path of its own."""
