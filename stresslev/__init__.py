@@ -20,6 +20,7 @@ _PUBLIC = {
     "run_plan": "stresslev.run",
     "save": "stresslev.run",
     "compare": "stresslev.policies",
+    "simulate_many": "stresslev.many",
     "simulate": "stresslev.engine.simulate",
     "METRICS": "stresslev.metrics",
     "InputError": "stresslev.errors",

@@ -253,6 +253,9 @@ def run_command(
         str | None,
         typer.Option("--population", metavar="accounts|profile|auto", help="Accounts one by one, or a liquidation profile: approximate."),
     ] = None,
+    batch: Annotated[
+        str | None, typer.Option("--batch", metavar="auto|off|N", help="Runs of one structure that go through one program together.")
+    ] = None,
     attribution: Annotated[
         bool | None, typer.Option("--attribution/--no-attribution", help="Also say which way losses travelled; default: as the suite says.")
     ] = None,
@@ -266,6 +269,7 @@ def run_command(
     from stresslev.config.load import load_plan
 
     more = {"accounts": accounts, "seed": seed, "precision": precision, "stepping": stepping, "population": population, "attribution": attribution}
+    more["batch"] = int(batch) if batch is not None and batch.isdecimal() else batch
     plans = [load_plan(what, system=system, policy=p, overrides=set_, **more) for p in policy or (None,)]
     place = out or Path("results") / plans[0].name
     raise typer.Exit(_execute(plans[0], place) if len(plans) == 1 else _execute_comparison(plans, place))
@@ -429,7 +433,7 @@ def doctor_command(
     set_: Sets = [],  # noqa: B006 (typer reads the default, nobody changes it)
 ) -> None:
     """Versions, devices, self-checks, and the memory a run would need. Exit code 3 when a self-check fails."""
-    from stresslev import doctor
+    from stresslev import doctor, memory
     from stresslev.config.load import load_plan
     from stresslev.run import accounts_of
 
@@ -447,8 +451,8 @@ def doctor_command(
         out_console.print(f"{mark} {escape(check.name)}: {escape(check.found)}", highlight=False, soft_wrap=True)
     n = accounts_of(plan)
     steps = max(s.steps for s in plan.scenarios)
-    need = doctor.memory_estimate(n, len(plan.system.assets), len(plan.system.pools), steps, plan.run.precision)
-    have = doctor.available_memory()
+    need = memory.plan_bytes(n, len(plan.system.assets), len(plan.system.pools), steps, plan.run.precision)
+    have = memory.available()
     shown = "unknown" if have is None else f"{have / 2**30:.1f} GiB"
     line = f"memory: {plan.name} with {n:,} accounts in float{plan.run.precision} needs about {need / 2**30:.1f} GiB; available {shown}"
     out_console.print(line, highlight=False, soft_wrap=True)

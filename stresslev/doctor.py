@@ -1,7 +1,6 @@
 """What this installation is, whether it computes correctly, and what a run would need."""
 
 import importlib.metadata
-import os
 import platform
 from dataclasses import dataclass
 
@@ -59,33 +58,3 @@ def precision() -> list[Check]:
 def devices() -> list[str]:
     """The devices jax sees, the default first."""
     return [f"{d.platform}: {d.device_kind}" for d in jax.devices()]
-
-
-def available_memory() -> int | None:
-    """Bytes of memory the machine has available now, or None where it does not say."""
-    try:
-        with open("/proc/meminfo", encoding="ascii") as handle:
-            for line in handle:
-                if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
-    except (OSError, ValueError, AttributeError):
-        return None
-
-
-def memory_estimate(accounts: int, assets: int, pools: int, steps: int, bits: int) -> int:
-    """Bytes a run needs at its peak: the sampled book in float64 with the sampler's work space, the blocks and the engine's state, and the record.
-
-    A model of what is alive at once, checked against measured peaks in experiments/bench/RESULTS.md.
-    """
-    width = bits // 8
-    book = accounts * (8 * (assets + 1) + 4)
-    sampler = accounts * 8 * (2 * assets + 4)
-    layout = accounts * (8 * 4 + 8 * assets)
-    state = 2 * accounts * (width * (assets + 1) + 1)
-    record = steps * width * (pools * (6 * assets + 9) + 5 * assets)
-    fixed = 640 * 2**20
-    return fixed + book + max(sampler, layout + state) + 2 * record

@@ -9,10 +9,12 @@ import xarray as xr
 
 from stresslev import procyclicality
 from stresslev.quantities import (
+    RUN,
     allowed,
     allowed_by_group,
     amplification,
     basis,
+    by_run,
     capped,
     closed_each_step,
     closed_usd,
@@ -24,6 +26,7 @@ from stresslev.quantities import (
     initial_interest,
     initial_requirement,
     insolvent,
+    largest,
     largest_increase_within,
     last,
     lends,
@@ -34,6 +37,7 @@ from stresslev.quantities import (
     steps,
     total,
     used,
+    whole,
 )
 
 #: Which values of a metric are better.
@@ -48,7 +52,7 @@ class Metric:
     title: str
     units: str  # "1" is a fraction or a ratio
     description: str
-    compute: Callable[[xr.Dataset], float]
+    compute: Callable[[xr.Dataset], xr.DataArray]  # without dimensions, or by run where the dataset has many
     per_pool: Callable[[xr.Dataset], xr.DataArray] | None = None
     per_group: Callable[[xr.Dataset], xr.DataArray] | None = None  # by size of account
     better: Literal["lower", "higher"] = LOWER
@@ -58,6 +62,10 @@ class Metric:
     def known(self, ds: xr.Dataset) -> bool:
         """Whether a scenario's results hold what this is computed from."""
         return all(name in ds for name in self.needs) and (self.when is None or self.when(ds))
+
+    def value(self, ds: xr.Dataset) -> float:
+        """Of one scenario's results."""
+        return float(self.compute(ds))
 
     def worse(self, value: float, than: float) -> bool:
         """Whether one value is worse than another."""
@@ -91,7 +99,7 @@ def _cycle(name: str, of: str, requirement: Callable[[xr.Dataset], np.ndarray], 
             f"{title}, peak to trough",
             "1",
             f"Largest over least {fixed}",
-            lambda ds: float(procyclicality.peak_to_trough(requirement(ds))),
+            lambda ds: by_run(ds, procyclicality.peak_to_trough(requirement(ds))),
             needs=needs,
         ),
         *(
@@ -100,7 +108,7 @@ def _cycle(name: str, of: str, requirement: Callable[[xr.Dataset], np.ndarray], 
                 f"{title}, largest increase in {long}",
                 "1",
                 f"Largest relative increase within {long} of the {fixed}",
-                lambda ds, minutes=minutes: largest_increase_within(requirement(ds), steps(ds, minutes)),
+                lambda ds, minutes=minutes: by_run(ds, largest_increase_within(requirement(ds), steps(ds, minutes))),
                 needs=needs,
             )
             for short, long, minutes in (("1h", "an hour", 60), ("1d", "a day", 1440))
@@ -116,7 +124,7 @@ METRICS: dict[str, Metric] = {
             "Bad debt over open interest",
             "1",
             "Losses that nobody bore, over open interest and loans at the start",
-            lambda ds: float(ratio(last(ds.bad_debt_usd).sum(), initial_interest(ds).sum())),
+            lambda ds: ratio(whole(last(ds.bad_debt_usd)), whole(initial_interest(ds))),
             lambda ds: ratio(last(ds.bad_debt_usd), initial_interest(ds)),
         ),
         Metric(
@@ -124,7 +132,7 @@ METRICS: dict[str, Metric] = {
             "Bad debt",
             "USD",
             "Losses that no account, no insurance fund, no winner and no depositor bore",
-            lambda ds: float(last(ds.bad_debt_usd).sum()),
+            lambda ds: whole(last(ds.bad_debt_usd)),
             lambda ds: last(ds.bad_debt_usd),
         ),
         Metric(
@@ -132,7 +140,7 @@ METRICS: dict[str, Metric] = {
             "Losses beyond margin over open interest",
             "1",
             "Negative equity left by accounts that were closed, before anyone bore it, over open interest and loans at the start",
-            lambda ds: float(ratio(total(ds.deficit_usd).sum(), initial_interest(ds).sum())),
+            lambda ds: ratio(whole(total(ds.deficit_usd)), whole(initial_interest(ds))),
             lambda ds: ratio(total(ds.deficit_usd), initial_interest(ds)),
         ),
         Metric(
@@ -140,7 +148,7 @@ METRICS: dict[str, Metric] = {
             "Losses borne by deleveraged winners over open interest",
             "1",
             "What winners forgo in auto-deleveraging, over open interest and loans at the start",
-            lambda ds: float(ratio(total(ds.adl_usd).sum(), initial_interest(ds).sum())),
+            lambda ds: ratio(whole(total(ds.adl_usd)), whole(initial_interest(ds))),
             lambda ds: ratio(total(ds.adl_usd), initial_interest(ds)),
         ),
         Metric(
@@ -148,7 +156,7 @@ METRICS: dict[str, Metric] = {
             "Notional deleveraged",
             "1",
             "Positions of winners closed by auto-deleveraging over the positions held at the start on both sides, at starting prices",
-            lambda ds: float(ratio(deleveraged_usd(ds).sum(), positions_usd(ds).sum())),
+            lambda ds: ratio(whole(deleveraged_usd(ds)), whole(positions_usd(ds))),
             lambda ds: ratio(deleveraged_usd(ds), positions_usd(ds)),
         ),
         Metric(
@@ -156,7 +164,7 @@ METRICS: dict[str, Metric] = {
             "Socialised losses over open interest",
             "1",
             "Losses spread over winners or depositors, over open interest and loans at the start",
-            lambda ds: float(ratio(total(ds.socialised_usd).sum(), initial_interest(ds).sum())),
+            lambda ds: ratio(whole(total(ds.socialised_usd)), whole(initial_interest(ds))),
             lambda ds: ratio(total(ds.socialised_usd), initial_interest(ds)),
         ),
         Metric(
@@ -164,7 +172,7 @@ METRICS: dict[str, Metric] = {
             "Credit losses between pools",
             "USD",
             "Claims on other pools that are lost at the end, once credit between pools is cleared",
-            lambda ds: float(last(ds.credit_loss_usd).sum()),
+            lambda ds: whole(last(ds.credit_loss_usd)),
             lambda ds: last(ds.credit_loss_usd),
         ),
         Metric(
@@ -172,7 +180,7 @@ METRICS: dict[str, Metric] = {
             "Insurance fund use",
             "1",
             "Drawn from insurance funds over what they held at the start; can pass 1, since fees refill them",
-            lambda ds: float(ratio(ds.fund_draw_usd.sum(), ds.insurance_fund_usd.isel(time=0).sum())),
+            lambda ds: ratio(whole(ds.fund_draw_usd), whole(ds.insurance_fund_usd.isel(time=0))),
             lambda ds: ratio(ds.fund_draw_usd.sum("time"), ds.insurance_fund_usd.isel(time=0)),
         ),
         Metric(
@@ -180,7 +188,7 @@ METRICS: dict[str, Metric] = {
             "Deepest fall of an insurance fund",
             "1",
             "1 - least balance over starting balance, the worst pool; 1 is exhausted",
-            lambda ds: float(np.max(fund_fall(ds).values)),
+            lambda ds: largest(fund_fall(ds)),
             lambda ds: fund_fall(ds),
         ),
         Metric(
@@ -188,7 +196,7 @@ METRICS: dict[str, Metric] = {
             "Insolvent pools",
             "pools",
             "Pools whose bad debt exceeds their own treasury and leaves no own funds, and pools with own funds below zero once credit is cleared",
-            lambda ds: float(insolvent(ds).sum()),
+            lambda ds: whole(insolvent(ds)),
             lambda ds: insolvent(ds),
         ),
         Metric(
@@ -196,7 +204,7 @@ METRICS: dict[str, Metric] = {
             "Accounts liquidated",
             "1",
             "Accounts of which the pool closed anything, over all accounts",
-            lambda ds: float(ratio(ds.newly_liquidated.sum(), ds.accounts.sum())),
+            lambda ds: ratio(whole(ds.newly_liquidated), whole(ds.accounts)),
             lambda ds: ratio(ds.newly_liquidated.sum("time"), ds.accounts),
             lambda ds: ratio(ds.group_liquidated.sum("pool"), ds.group_accounts.sum("pool")),
         ),
@@ -205,7 +213,7 @@ METRICS: dict[str, Metric] = {
             "Notional liquidated",
             "1",
             "Positions closed by pools and debt repaid to lenders, over positions of both sides and loans at the start, at starting prices",
-            lambda ds: float(ratio(closed_usd(ds).sum(), held_usd(ds).sum())),
+            lambda ds: ratio(whole(closed_usd(ds)), whole(held_usd(ds))),
             lambda ds: ratio(closed_usd(ds), held_usd(ds)),
         ),
         Metric(
@@ -213,36 +221,37 @@ METRICS: dict[str, Metric] = {
             "Amplification, worst asset",
             "1",
             "Deepest fall with the cascade over deepest fall without it; an exogenous fall below 1% counts as 1%",
-            lambda ds: float(amplification(ds).max()),
+            lambda ds: largest(amplification(ds)),
         ),
         Metric(
             "endogenous_fall",
             "Further fall made by the cascade",
             "1",
             "Deepest fall with the cascade less deepest fall without it, of the starting price, worst asset",
-            lambda ds: float((fall(ds.price_usd) - fall(ds.exogenous_price_usd)).max()),
+            lambda ds: largest(fall(ds.price_usd) - fall(ds.exogenous_price_usd)),
         ),
         Metric(
             "endogenous_move",
             "Largest push of the cascade on a price",
             "1",
             "Largest distance, up or down, between the price with and without the cascade, as a share of the latter, worst asset",
-            lambda ds: float(abs(ds.price_usd / ds.exogenous_price_usd - 1).max()),
+            lambda ds: largest(abs(ds.price_usd / ds.exogenous_price_usd - 1)),
         ),
         Metric(
             "latent_deficit_over_open_interest",
             "Unsettled negative equity over open interest",
             "1",
             "Negative equity of accounts that are still open at the end, over open interest and loans at the start",
-            lambda ds: float(ratio(ds.latent_deficit_usd.sum(), initial_interest(ds).sum())),
+            lambda ds: ratio(whole(ds.latent_deficit_usd), whole(initial_interest(ds))),
             lambda ds: ratio(ds.latent_deficit_usd, initial_interest(ds)),
+            needs=("latent_deficit_usd",),
         ),
         Metric(
             "peak_liquidation_rate",
             "Peak liquidations in one step",
             "1",
             "Most closed and repaid within one step, over positions of both sides and loans at the start",
-            lambda ds: float(ratio(closed_each_step(ds).sum("pool").max(), held_usd(ds).sum())),
+            lambda ds: ratio(largest(closed_each_step(ds).sum("pool")), whole(held_usd(ds))),
             lambda ds: ratio(closed_each_step(ds).max("time"), held_usd(ds)),
         ),
         Metric(
@@ -250,7 +259,7 @@ METRICS: dict[str, Metric] = {
             "Liquidations nobody took up",
             "1",
             "Demands for closing that found no taker at the price offered, over all demands; an account that waits asks in every step",
-            lambda ds: float(ratio(total(ds.waiting).sum(), total(ds.liquidation_orders).sum())),
+            lambda ds: ratio(whole(total(ds.waiting)), whole(total(ds.liquidation_orders))),
             lambda ds: ratio(total(ds.waiting), total(ds.liquidation_orders)),
         ),
         Metric(
@@ -258,7 +267,7 @@ METRICS: dict[str, Metric] = {
             "Moved between pools by margin calls",
             "USD",
             "Moved by owners from an account in one pool to one in another; of a pool, what came in and what went out, added up",
-            lambda ds: float(total(abs(ds.margin_calls_usd)).sum() / 2),
+            lambda ds: whole(total(abs(ds.margin_calls_usd))) / 2,
             lambda ds: total(abs(ds.margin_calls_usd)),
         ),
         Metric(
@@ -266,7 +275,7 @@ METRICS: dict[str, Metric] = {
             "Largest gap between a venue and the market",
             "1",
             "Largest distance, up or down, between the price of a venue and the common price, as a share of the latter",
-            lambda ds: float(basis(ds).max()),
+            lambda ds: largest(basis(ds)),
             basis,
         ),
         Metric(
@@ -274,14 +283,14 @@ METRICS: dict[str, Metric] = {
             "Largest shortfall of a receipt token",
             "1",
             "1 - least redemption value of a receipt token per unit of its claim, the worst token",
-            lambda ds: float(1 - ds.redemption.min()),
+            lambda ds: largest(1 - ds.redemption),
         ),
         Metric(
             "funding_paid_usd",
             "Funding paid",
             "USD",
             "Funding paid over the run by those who paid",
-            lambda ds: float(total(ds.funding_paid_usd).sum()),
+            lambda ds: whole(total(ds.funding_paid_usd)),
             lambda ds: total(ds.funding_paid_usd),
         ),
         Metric(
@@ -289,7 +298,7 @@ METRICS: dict[str, Metric] = {
             "Leverage allowed",
             "1",
             "Notional over the initial margin it needs at the caps in force, averaged over the run; of the portfolio held at the start",
-            lambda ds: float(allowed(ds, "pool", "asset")),
+            lambda ds: allowed(ds, "pool", "asset"),
             lambda ds: allowed(ds, "asset"),
             allowed_by_group,
             better=HIGHER,
@@ -301,7 +310,7 @@ METRICS: dict[str, Metric] = {
             "Leverage used",
             "1",
             "Notional of both sides over the equity behind it, each averaged over the run",
-            lambda ds: float(used(ds, "pool", "group")),
+            lambda ds: used(ds, "pool", "group"),
             lambda ds: used(ds, "group"),
             lambda ds: used(ds, "pool"),
             better=HIGHER,
@@ -312,7 +321,7 @@ METRICS: dict[str, Metric] = {
             "Liquidated though they would have survived",
             "1",
             "Accounts that, left alone at the marks of the run, would have kept equity and ended above maintenance, of all that venues liquidated",
-            lambda ds: float(ratio(ds.survivors.sum(), ds.newly_liquidated.where(~lends(ds), 0).sum())),
+            lambda ds: ratio(whole(ds.survivors), whole(ds.newly_liquidated.where(~lends(ds), 0))),
             lambda ds: ratio(ds.survivors, ds.newly_liquidated.where(~lends(ds), 0).sum("time")),
             needs=("survivors",),
         ),
@@ -321,7 +330,7 @@ METRICS: dict[str, Metric] = {
             "Forced closing over open interest",
             "1",
             "Closed by liquidation and forced reduction to caps, on both sides, over open interest and loans at the start; can pass 1",
-            lambda ds: float(ratio(forced_usd(ds).sum(), initial_interest(ds).sum())),
+            lambda ds: ratio(whole(forced_usd(ds)), whole(initial_interest(ds))),
             lambda ds: ratio(forced_usd(ds), initial_interest(ds)),
         ),
         Metric(
@@ -329,7 +338,7 @@ METRICS: dict[str, Metric] = {
             "Outside margin over open interest",
             "1",
             "Cash that users brought in to meet calls, over open interest and loans at the start",
-            lambda ds: float(ratio(total(ds.margin_posted_usd).sum(), initial_interest(ds).sum())),
+            lambda ds: ratio(whole(total(ds.margin_posted_usd)), whole(initial_interest(ds))),
             lambda ds: ratio(total(ds.margin_posted_usd), initial_interest(ds)),
             needs=("margin_posted_usd",),
         ),
@@ -342,9 +351,9 @@ METRICS: dict[str, Metric] = {
             "Largest imbalance of cash, positions or coins of a pool in one step, over open interest and loans at the start; zero but for rounding",
             lambda ds: over_interest(
                 ds,
-                abs(ds.cash_residual_usd).max(),
-                (abs(ds.quantity_residual) * ds.price_usd).max(),
-                (abs(ds.coins_residual) * ds.price_usd).max(),
+                abs(ds.cash_residual_usd),
+                abs(ds.quantity_residual) * ds.price_usd,
+                abs(ds.coins_residual) * ds.price_usd,
             ),
         ),
         Metric(
@@ -354,10 +363,11 @@ METRICS: dict[str, Metric] = {
             "Imbalance of cash, positions or coins over the whole run, all ledgers summed anew, over open interest and loans at the start",
             lambda ds: over_interest(
                 ds,
-                abs(ds.total_cash_residual_usd).max(),
-                abs(ds.total_quantity_residual_usd).max(),
-                abs(ds.total_coins_residual_usd).max(),
+                abs(ds.total_cash_residual_usd),
+                abs(ds.total_quantity_residual_usd),
+                abs(ds.total_coins_residual_usd),
             ),
+            needs=("total_cash_residual_usd",),
         ),
     )
 }
@@ -386,7 +396,16 @@ MEASURES: dict[str, tuple[str, ...]] = {
 
 def evaluate(ds: xr.Dataset) -> dict[str, float]:
     """Every registered metric of one scenario that its results allow."""
-    return {name: metric.compute(ds) for name, metric in METRICS.items() if metric.known(ds)}
+    return {name: metric.value(ds) for name, metric in METRICS.items() if metric.known(ds)}
+
+
+def evaluate_runs(ds: xr.Dataset, names: Iterable[str]) -> dict[str, np.ndarray]:
+    """(run,) the named metrics of many runs in one dataset, as far as its results allow."""
+    found = {name: METRICS[name].compute(ds) for name in names if METRICS[name].known(ds)}
+    for name, values in found.items():
+        if values.dims != (RUN,):
+            raise TypeError(f"metric {name} has no value for each run")
+    return {name: values.values.astype(float) for name, values in found.items()}
 
 
 def _split(ds: xr.Dataset, dim: str, how: Callable[[Metric], Callable | None]) -> dict[str, dict[str, float]]:

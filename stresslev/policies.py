@@ -98,18 +98,14 @@ def check(plans: Sequence[Plan]) -> None:
 
 
 def compare(plans: Sequence[Plan], progress: Progress = silent) -> Comparison:
-    """Run the same suite under every policy: the same book, seed and paths, so that what differs comes from the policies.
+    """Run the same suite under every policy: one draw of the book and the same paths, so that what differs comes from the policies.
 
     Raises:
       InputError: plans that differ in more than the policy, policies without names of their own, and what `run_plan` refuses.
       NumericalFailure: results that must not be used.
     """
     check(plans)
-
-    def named(name: str) -> Progress:
-        return lambda stage, done, total: progress(f"{name}: {stage}", done, total)
-
-    return Comparison({p.policy.name: run.run_plan(p, named(p.policy.name)) for p in plans})
+    return Comparison(dict(zip((p.policy.name for p in plans), run.run_plans(plans, progress), strict=True)))
 
 
 def measures(outcome: Outcome) -> dict[str, dict[str, float]]:
@@ -157,7 +153,7 @@ def cause(ds: xr.Dataset, first: xr.Dataset) -> Cause:
         size = float(initial_interest(data).sum()) or 1.0
         found["move" + end] = float(move.isel(time=turn))
         found["forced" + end] = (liquidations + reductions) / size
-        found["liquidated" + end] = METRICS["liquidated_accounts_share"].compute(data)
+        found["liquidated" + end] = METRICS["liquidated_accounts_share"].value(data)
         if not end:
             found["minutes"] = float(data.time.isel(time=turn))
             found["reduced"] = reductions / (liquidations + reductions) if reductions > 0 else 0.0

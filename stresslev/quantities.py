@@ -7,6 +7,27 @@ from stresslev import procyclicality
 
 #: An exogenous fall below this counts as this in the amplification, so that a cascade out of nothing shows and rounding does not.
 LEAST_FALL = 0.01
+#: Dimension of a dataset that holds many runs. What follows treats each by itself.
+RUN = "run"
+
+
+def _own(variable: xr.DataArray) -> list[str]:
+    return [d for d in variable.dims if d != RUN]
+
+
+def whole(variable: xr.DataArray) -> xr.DataArray:
+    """Sum over everything in a run."""
+    return variable.sum(_own(variable))
+
+
+def largest(variable: xr.DataArray) -> xr.DataArray:
+    """The largest of everything in a run."""
+    return variable.max(_own(variable))
+
+
+def by_run(ds: xr.Dataset, values: np.ndarray) -> xr.DataArray:
+    """A value, or one for each run of the dataset."""
+    return xr.DataArray(values, dims=[RUN] if RUN in ds.dims else [])
 
 
 def initial_interest(ds: xr.Dataset) -> xr.DataArray:
@@ -25,9 +46,12 @@ def ratio(part, whole):
     return xr.where(whole > 0, part / xr.where(whole > 0, whole, 1), xr.where(part > 0, np.inf, 0.0))
 
 
-def over_interest(ds: xr.Dataset, *usd) -> float:
+def over_interest(ds: xr.Dataset, *usd: xr.DataArray) -> xr.DataArray:
     """The largest of some USD figures over open interest and loans at the start."""
-    return float(ratio(max(float(x) for x in usd), initial_interest(ds).sum()))
+    worst = largest(usd[0])
+    for figures in usd[1:]:
+        worst = np.maximum(worst, largest(figures))
+    return ratio(worst, whole(initial_interest(ds)))
 
 
 def fall(price: xr.DataArray) -> xr.DataArray:
@@ -144,15 +168,16 @@ def forced_usd(ds: xr.Dataset) -> xr.DataArray:
 
 
 def of_held(ds: xr.Dataset, factor: xr.DataArray) -> np.ndarray:
-    """(T + 1,) a factor (time, pool, asset) >= 0, weighted with what is held at the start: open interest, or deposits where nobody holds any.
+    """(T + 1,), or (T + 1, runs): a factor (time, pool, asset) >= 0, weighted with open interest at the start, or deposits where there is none.
 
     Ones where that leaves nothing to speak of at some time.
     """
-    held = ds.open_interest_usd.isel(time=0).astype(float)
-    if not float(held.sum()) > 0:
-        held = ds.supplied_usd.isel(time=0).astype(float)
-    weighted = (factor.astype(float).where(held > 0, 0.0) * held).sum(("pool", "asset")).values
-    return weighted / float(held.sum()) if weighted.min() > 0 and np.isfinite(weighted).all() else np.ones_like(weighted)
+    held, deposits = (x.isel(time=0).astype(float) for x in (ds.open_interest_usd, ds.supplied_usd))
+    held = xr.where(whole(held) > 0, held, deposits)
+    size = whole(held)
+    weighted = (factor.astype(float).where(held > 0, 0.0) * held).sum(("pool", "asset")).transpose("time", ...)
+    fine = (weighted.min("time") > 0) & np.isfinite(weighted).all("time")
+    return (weighted / size.where(fine, 1.0)).where(fine, 1.0).values
 
 
 def maintenance_requirement(ds: xr.Dataset) -> np.ndarray:
@@ -178,6 +203,6 @@ def fund_fall(ds: xr.Dataset) -> xr.DataArray:
     return xr.where(start > 0, 1 - ds.insurance_fund_usd.min("time") / xr.where(start > 0, start, 1), 0.0)
 
 
-def largest_increase_within(requirement: np.ndarray, most: int) -> float:
-    """Largest relative increase over any number of steps up to `most`."""
-    return max(float(procyclicality.largest_increase(requirement, k)) for k in range(1, most + 1))
+def largest_increase_within(requirement: np.ndarray, most: int) -> np.ndarray:
+    """Largest relative increase over any number of steps up to `most`; requirement (T, ...)."""
+    return np.max([procyclicality.largest_increase(requirement, k) for k in range(1, most + 1)], axis=0)

@@ -3,19 +3,20 @@
 import dataclasses
 import json
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
 import xarray as xr
 
-from stresslev import assemble, limits, metrics, provenance, results
+from stresslev import assemble, limits, memory, metrics, provenance, results
 from stresslev.book import files, sample
 from stresslev.book.book import Book
 from stresslev.config.load import Plan, data_file
 from stresslev.config.spec import ScenarioSpec
 from stresslev.metrics import Finding
 from stresslev.shocks.paths import Shock, build
-from stresslev.simulation import Progress, attribute, silent, simulate_scenario
+from stresslev.simulation import Case, Progress, attribute, silent, simulate_cases
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,31 +75,54 @@ def run_plan(plan: Plan, progress: Progress = silent) -> Outcome:
     """Run every scenario of a plan and hold the results against its limits.
 
     Raises:
-      InputError: a book, price file or limit that cannot be used.
+      InputError: a book, price file or limit that cannot be used, or a run that does not fit into memory.
       NumericalFailure: results that must not be used.
     """
+    return run_plans([plan], progress)[0]
+
+
+def run_plans(plans: Sequence[Plan], progress: Progress = silent) -> list[Outcome]:
+    """`run_plan` for plans that differ in their policy alone: on one draw of the book and the same paths, so that policies make the difference.
+
+    Runs of one structure go through one program together where `run.batch` says so.
+    """
+    plan = plans[0]
     limits.check_names(plan.limits, plan.files["suite"])
+    memory.check(plan)
     began = time.perf_counter()
     shocks = {s.name: shock_of(plan, s) for s in plan.scenarios}
     progress("book", 0, 1)
     book = load_book(plan, shocks[plan.scenarios[0].name])
     progress("book", 1, 1)
-    datasets = {}
     smaller = _smaller(plan, book)
+    pairs = [(one, scenario) for one in plans for scenario in plan.scenarios]
+    labels = [s.name if len(plans) == 1 else f"{p.policy.name}: {s.name}" for p, s in pairs]
+
+    def cases() -> Iterator[Case]:
+        for (one, scenario), label in zip(pairs, labels, strict=True):
+            yield Case(one, scenario, shocks[scenario.name], at_start(one, book, shocks[scenario.name]), label)
+
+    found: list[xr.Dataset | None] = [None] * len(pairs)
     with jax.enable_x64(plan.run.precision == 64):
-        for scenario in plan.scenarios:
-            shock = shocks[scenario.name]
-            datasets[scenario.name] = simulate_scenario(plan, scenario, shock, at_start(plan, book, shock), progress)
+        for number, dataset in simulate_cases(plan, cases(), progress):
+            found[number] = dataset
             if plan.run.attribution:
-                parts = attribute(plan, scenario, shock, at_start(plan, smaller, shock), progress)
-                datasets[scenario.name] = datasets[scenario.name].merge(parts, combine_attrs="override")
+                one, scenario = pairs[number]
+                shock = shocks[scenario.name]
+                parts = attribute(one, scenario, shock, at_start(one, smaller, shock), progress, labels[number])
+                found[number] = dataset.merge(parts, combine_attrs="override")
+    seconds = (time.perf_counter() - began) / len(plans)
+    return [_outcome(one, dict(zip(shocks, found[i * len(shocks) :], strict=False)), seconds) for i, one in enumerate(plans)]
+
+
+def _outcome(plan: Plan, datasets: dict[str, xr.Dataset], seconds: float) -> Outcome:
     values = {name: metrics.evaluate(ds) for name, ds in datasets.items()}
     return Outcome(
         plan=plan,
         datasets=datasets,
         metrics=values,
         findings=tuple(limits.judge(plan.limits, values)),
-        attributes=provenance.attributes(plan, time.perf_counter() - began),
+        attributes=provenance.attributes(plan, seconds),
     )
 
 

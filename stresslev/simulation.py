@@ -2,50 +2,30 @@
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from stresslev import assemble, attribution, observe, population, stepping, trajectory
+from stresslev import assemble, attribution, batches, memory, observe, population, stepping, trajectory
 from stresslev.assemble import links
+from stresslev.audit import Audit, audit, host, latent_deficit
+from stresslev.batches import Look, Progress, Run, chunk_length, silent
 from stresslev.book.book import Book
 from stresslev.book.layout import Layout, sorts, to_blocks
 from stresslev.config.load import Plan
 from stresslev.config.pools import LendingSpec
 from stresslev.config.spec import ScenarioSpec
-from stresslev.engine import accounts as perps
-from stresslev.engine import lenders, network, profile, status
-from stresslev.engine.lenders import Terms
-from stresslev.engine.loans import Loans
-from stresslev.engine.prices import Seen, prices
-from stresslev.engine.profile import Profile
-from stresslev.engine.round import pool_cash, pool_coins
-from stresslev.engine.simulate import advance, advance_batch, all_channels, initial_state, residual_tolerance
+from stresslev.engine import network, status
+from stresslev.engine.batch import Rules
+from stresslev.engine.simulate import advance, all_channels, initial_state, residual_tolerance
 from stresslev.engine.step import Record, open_interest
 from stresslev.engine.types import Path as EnginePath
 from stresslev.engine.types import Policy, State, System, cast
 from stresslev.errors import NumericalFailure
 from stresslev.shocks.paths import Shock
-
-#: Called as progress(stage, done, total); stages are "book" and the scenarios' names.
-Progress = Callable[[str, int, int], None]
-
-
-#: Called as look(state, step) between chunks.
-Look = Callable[[State, int], None]
-
-
-def silent(stage: str, done: int, total: int) -> None:
-    """No progress shown."""
-
-
-def chunk_length(steps: int, target: int = 64) -> int:
-    """Steps per compiled call: a divisor of `steps` near the target, so that one program serves; else the target."""
-    near = [n for n in range(target // 2, target * 3 // 2 + 1) if steps % n == 0]
-    return min(near, key=lambda n: abs(n - target)) if near else min(steps, target)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +41,10 @@ class Prepared:
     dtype: type
     described: dict  # attributes that say how the accounts are kept
 
+    def run(self, rounds: int) -> Run:
+        """The engine's arguments, all channels open."""
+        return Run(self.state, Rules(self.system, self.policy, all_channels(self.dtype), self.path, jnp.int32(rounds), self.tolerance))
+
 
 def _book_figures(plan: Plan, book: Book) -> tuple[np.ndarray, np.ndarray]:
     """(V,) USD that customers of venues hold, and (V, A) coins that borrowers have supplied."""
@@ -73,18 +57,24 @@ def _book_figures(plan: Plan, book: Book) -> tuple[np.ndarray, np.ndarray]:
     return np.where(lends, 0, customers), np.where(lends[:, None], supplied, 0)
 
 
-def prepare(plan: Plan, scenario: ScenarioSpec, shock: Shock, book: Book, kept: str | None = None) -> Prepared:
+def prepare(plan: Plan, scenario: ScenarioSpec, shock: Shock, book: Book, kept: str | None = None, memo: dict | None = None) -> Prepared:
     """The engine's view of a scenario. Must be called inside `jax.enable_x64(plan.run.precision == 64)`.
 
-    Args: `kept` instead of the plan's `run.population`.
+    Args: `kept` instead of the plan's `run.population`; `memo`, one for each book, in which what does not depend on the policy is kept for the next.
 
     Raises:
       InputError: a liquidation profile was asked for and can hold nobody.
     """
     dtype = np.float64 if plan.run.precision == 64 else np.float32
     kept = kept or plan.run.population
-    parted = population.split(plan, book, kept)
-    layout = to_blocks(parted.rest, sorts(plan.system), dtype)
+    memo = {} if memo is None else memo
+    parting = (kept, *population.why_no_profile(plan))
+    if parting not in memo:
+        parted = population.split(plan, book, kept)
+        layout = to_blocks(parted.rest, sorts(plan.system), dtype)
+        # the arrays are on the device then; rows and slots are still needed
+        memo[parting] = parted, dataclasses.replace(layout, populations=()), tuple(jax.tree.map(jnp.array, p) for p in layout.populations)
+    parted, layout, populations = memo[parting]
     customers, supplied = _book_figures(plan, book)
     ids = tuple(np.full(len(r), -1) if book.owner is None else book.owner[r] for r in layout.rows)
     system = assemble.system_arrays(
@@ -103,10 +93,13 @@ def prepare(plan: Plan, scenario: ScenarioSpec, shock: Shock, book: Book, kept: 
         runs=assemble.run_rules(scenario.behaviour, plan.system, grid),
     )
     policy = assemble.policy_arrays(plan.policy, plan.system, grid, system.funding)
-    populations = tuple(jax.tree.map(jnp.array, p) for p in layout.populations)
     if parted.rows.size:
-        system, together = population.with_profile(system, policy.maintenance_multiplier, book, parted.rows, dtype)
-        populations += (together,)
+        multiplier = policy.maintenance_multiplier
+        key = (parting, plan.policy.tiers, np.asarray(multiplier).tobytes())
+        if key not in memo:
+            memo[key] = population.with_profile(system, multiplier, book, parted.rows, dtype)
+        system = dataclasses.replace(system, profile=memo[key][0].profile)
+        populations += (memo[key][1],)
     policy, system = cast(policy, dtype), cast(system, dtype)
     state = initial_state(
         system,
@@ -121,15 +114,10 @@ def prepare(plan: Plan, scenario: ScenarioSpec, shock: Shock, book: Book, kept: 
         path=cast(assemble.path_arrays(shock), dtype),
         state=state,
         tolerance=residual_tolerance(state, system),
-        # the arrays are on the device now; rows and slots are still needed
-        layout=dataclasses.replace(layout, populations=()),
+        layout=layout,
         dtype=dtype,
         described=population.described(parted, book, kept),
     )
-
-
-def _host(x) -> np.ndarray:
-    return np.asarray(x, dtype=float)
 
 
 def _check(name: str, bits) -> None:
@@ -139,23 +127,16 @@ def _check(name: str, bits) -> None:
             raise NumericalFailure(f"{name}: " + " ".join(status.sentences(int(one) & status.FAILURES)))
 
 
-def _advance(
-    ready: Prepared, name: str, rounds: int, design: attribution.Design | None, progress: Progress, look: Look | None = None
-) -> tuple[State, list[Record]]:
-    """Run all steps; with a design, of all its runs at once (leading axis). `look` is shown the state after every chunk."""
-    if design is None:
-        channels, run = all_channels(ready.dtype), advance
-        # the engine takes over the buffers of the state it is given, and two leaves of a fresh state may be the same buffer
-        state = jax.tree.map(jnp.copy, ready.state)
-    else:
-        channels, run = design.channels(ready.dtype), advance_batch
-        state = jax.tree.map(lambda x: jnp.copy(jnp.broadcast_to(x[None], (len(design.open), *x.shape))), ready.state)
+def _advance(ready: Prepared, name: str, rounds: int, progress: Progress, look: Look | None = None) -> tuple[State, list[Record]]:
+    """Run all steps. `look` is shown the state after every chunk."""
+    # the engine takes over the buffers of the state it is given, and two leaves of a fresh state may be the same buffer
+    channels, state = all_channels(ready.dtype), jax.tree.map(jnp.copy, ready.state)
     steps = ready.path.log_price.shape[0]
     records, size = [], chunk_length(steps)
     progress(name, 0, steps)
     for start in range(0, steps, size):
         part = jax.tree.map(lambda x, start=start: x[start : start + size], ready.path)
-        state, record = run(state, ready.system, ready.policy, channels, part, jnp.int32(rounds), ready.tolerance)
+        state, record = advance(state, ready.system, ready.policy, channels, part, jnp.int32(rounds), ready.tolerance)
         records.append(jax.tree.map(np.asarray, record))
         if look is not None:
             look(state, min(start + size, steps))
@@ -181,39 +162,115 @@ def _advance_active(ready: Prepared, name: str, rounds: int, progress: Progress,
     return state, records, active
 
 
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """What one run is about: a scenario of a plan, its path, and the book at its start."""
+
+    plan: Plan
+    scenario: ScenarioSpec
+    shock: Shock
+    book: Book
+    label: str = ""  # what progress calls it; the scenario's name when empty
+
+    @property
+    def name(self) -> str:
+        """What progress calls it."""
+        return self.label or self.scenario.name
+
+
+class _Started:
+    """A case that is ready to run, with what has to be known before it does."""
+
+    def __init__(self, case: Case):
+        self.case, self.ready = case, prepare(case.plan, case.scenario, case.shock, case.book)
+        self.before = audit(self.ready.state, self.ready.system)
+        run = case.plan.run
+        # who used how much leverage, and who was closed without need, only accounts can tell
+        measures = run.measures and self.ready.system.profile is None
+        self.watch = _Watch(case.plan, self.ready, measures) if measures or run.liquidation_map else None
+        self.run = self.ready.run(run.max_rounds)
+        self.stepping = stepping.chosen(run.stepping, self.ready.state, self.ready.policy, self.run.steps)
+
+    def alone(self, progress: Progress) -> xr.Dataset:
+        """Run it by itself."""
+        rounds, name, how = self.case.plan.run.max_rounds, self.case.name, {"stepping": self.stepping}
+        if self.stepping == "active":
+            state, records, active = _advance_active(self.ready, name, rounds, progress, self.watch)
+            return self.found(state, records, how | active.describe())
+        return self.found(*_advance(self.ready, name, rounds, progress, self.watch), how)
+
+    def found(self, state: State, records: list[Record], how: dict) -> xr.Dataset:
+        """The results as a dataset. Raises NumericalFailure when the whole run does not balance."""
+        case, ready = self.case, self.ready
+        final = _final(case.plan, ready, state, case.book, self.before, records)
+        imbalance = max(np.abs(v).max() for k, v in final.items() if k.endswith("_residual_usd"))
+        if not imbalance <= float(ready.tolerance):
+            raise NumericalFailure(f"{case.name}: over the whole run, " + status.sentences(status.RESIDUAL)[0])
+        dataset = trajectory.scenario_dataset(
+            records=records,
+            initial=initial_levels(ready, case.shock),
+            final=final,
+            minutes=case.shock.minutes,
+            pools=case.book.pools,
+            assets=case.book.assets,
+            attributes=_attributes(case.plan, case.scenario, state, _notes(ready, state)) | how | ready.described,
+        )
+        watch = self.watch
+        return dataset if watch is None else dataset.merge(watch.found(state, records, dataset), combine_attrs="override")
+
+
 def simulate_scenario(plan: Plan, scenario: ScenarioSpec, shock: Shock, book: Book, progress: Progress = silent) -> xr.Dataset:
     """One scenario through the engine. Must be called inside `jax.enable_x64(plan.run.precision == 64)`; `run_plan` does.
 
     Raises:
       NumericalFailure: with the sentences of the status bits.
     """
-    ready = prepare(plan, scenario, shock, book)
-    before = _audit(ready.state, ready.system)
-    # who used how much leverage, and who was closed without need, only accounts can tell
-    measures = plan.run.measures and ready.system.profile is None
-    watch = _Watch(plan, ready, measures) if measures or plan.run.liquidation_map else None
-    steps = ready.path.log_price.shape[0]
-    how = stepping.chosen(plan.run.stepping, ready.state, ready.policy, steps)
-    described = {"stepping": how} | ready.described
-    if how == "active":
-        state, records, active = _advance_active(ready, scenario.name, plan.run.max_rounds, progress, watch)
-        described |= active.describe()
-    else:
-        state, records = _advance(ready, scenario.name, plan.run.max_rounds, None, progress, watch)
-    final = _final(plan, ready, state, book, before, records)
-    imbalance = max(np.abs(v).max() for k, v in final.items() if k.endswith("_residual_usd"))
-    if not imbalance <= float(ready.tolerance):
-        raise NumericalFailure(f"{scenario.name}: over the whole run, " + status.sentences(status.RESIDUAL)[0])
-    dataset = trajectory.scenario_dataset(
-        records=records,
-        initial=_initial(plan, ready, shock),
-        final=final,
-        minutes=shock.minutes,
-        pools=book.pools,
-        assets=book.assets,
-        attributes=_attributes(plan, scenario, state, _notes(ready, state)) | described,
-    )
-    return dataset if watch is None else dataset.merge(watch.found(state, records, dataset), combine_attrs="override")
+    return _Started(Case(plan, scenario, shock, book)).alone(progress)
+
+
+def simulate_cases(plan: Plan, cases: Iterable[Case], progress: Progress = silent) -> Iterator[tuple[int, xr.Dataset]]:
+    """Several runs, those of one structure together where the plan's `run.batch` says so or it pays; must be called where `simulate_scenario` may be.
+
+    Args: `plan`, of which [run] counts.
+
+    Yields the number of a case and its dataset, in the order in which runs are done. What a run finds does not depend on which others it runs with.
+
+    Raises:
+      InputError: not one run fits into memory.
+      NumericalFailure: with the sentences of the status bits.
+    """
+    limits = memory.limits(plan.run, plan.files["suite"])
+
+    def most(item: tuple[int, _Started]) -> int:
+        fit, _ = memory.most(item[1].run, limits)
+        # epochs depend on what happens in a run, so those go by themselves
+        return 1 if plan.run.batch == "off" or item[1].stepping == "active" else fit
+
+    started = ((number, _Started(case)) for number, case in enumerate(cases))
+    for items in batches.gathered(started, run_of=lambda item: item[1].run, most=most, budget=limits.budget):
+        if len(items) == 1:
+            number, one = items[0]
+            yield number, one.alone(progress)
+        else:
+            yield from _together(items, memory.choose(items[0][1].run, len(items), limits), progress)
+
+
+def _together(items: list[tuple[int, _Started]], choice: memory.Choice, progress: Progress) -> Iterator[tuple[int, xr.Dataset]]:
+    """Runs of one group through one program."""
+    members = [one for _, one in items]
+
+    def look(states: State, step: int) -> None:
+        for i, one in enumerate(members):
+            _check(one.case.name, states.status[i])
+            if one.watch is not None:
+                one.watch(batches.one_of(states, i), step)
+
+    name = f"{members[0].case.name} and {len(members) - 1} more"
+    arguments = batches.stack([one.run for one in members], choice.batch)
+    states, records = batches.drive(*arguments, width=choice.width, progress=progress, name=name, look=look)
+    for i, (number, one) in enumerate(items):
+        how = {"stepping": "all", "batch_runs": len(members), "batch_width": choice.width}
+        yield number, one.found(batches.one_of(states, i), batches.one_of(records, i), how)
 
 
 class _Watch:
@@ -233,7 +290,7 @@ class _Watch:
         self._map(ready.state, 0)
 
     def _standing(self, state: State):
-        return [_host(x) for x in observe.by_group(state, self.ready.system, self.groups)] if self.measures else []
+        return [host(x) for x in observe.by_group(state, self.ready.system, self.groups)] if self.measures else []
 
     def _map(self, state: State, step: int) -> None:
         if not self.plan.run.liquidation_map:
@@ -242,7 +299,7 @@ class _Watch:
         multiplier = policy.maintenance_multiplier if state.leverage is None else state.leverage.maintenance
         threshold = None if system.lending is None else jnp.maximum(1 - multiplier * (1 - system.lending.rules.liquidation_threshold), 0)
         self.map_steps.append(step)
-        self.maps.append(_host(observe.liquidation_map(state, system, multiplier, threshold)))
+        self.maps.append(host(observe.liquidation_map(state, system, multiplier, threshold)))
 
     def __call__(self, state: State, step: int) -> None:
         self.steps.append(step)
@@ -275,17 +332,21 @@ class _Watch:
         }
 
 
-def attribute(plan: Plan, scenario: ScenarioSpec, shock: Shock, book: Book, progress: Progress = silent) -> xr.Dataset:
+def attribute(plan: Plan, scenario: ScenarioSpec, shock: Shock, book: Book, progress: Progress = silent, label: str = "") -> xr.Dataset:
     """Losses by the way they travelled: runs of one scenario with channels shut. Must be called where `simulate_scenario` may be.
+
+    Args: `label` is what progress calls the scenario; its name when empty.
 
     Raises:
       NumericalFailure: with the sentences of the status bits.
     """
     ready = prepare(plan, scenario, shock, book, "accounts")
     design = attribution.design(attribution.present(plan.system, ready.system.owners is not None))
-    _, records = _advance(ready, f"{scenario.name}: attribution", plan.run.max_rounds, design, progress)
-    deficit = sum(_host(r.flows.deficit).sum(axis=1) for r in records)
-    debt = _host(records[-1].bad_debt)[:, -1]
+    name = f"{label or scenario.name}: attribution"
+    arguments = batches.alike(ready.run(plan.run.max_rounds), design.channels(ready.dtype))
+    _, records = batches.drive(*arguments, progress=progress, name=name, look=lambda states, step: _check(name, states.status))
+    deficit = sum(host(r.flows.deficit).sum(axis=1) for r in records)
+    debt = host(records[-1].bad_debt)[:, -1]
     opened, shut = list(design.opened), list(design.shut)
     return trajectory.attribution_dataset(
         {
@@ -322,122 +383,56 @@ def _attributes(plan: Plan, scenario: ScenarioSpec, state: State, notes: list[st
     }
 
 
-def _initial(plan: Plan, ready: Prepared, shock: Shock) -> dict[str, np.ndarray]:
+def initial_levels(ready: Prepared, shock: Shock) -> dict[str, np.ndarray]:
     """Levels at minute 0 by variable."""
     system, state = ready.system, ready.state
-    reference = _host(system.reference_price)
+    reference = host(system.reference_price)
     everywhere = np.broadcast_to(reference, system.tier_floor.shape[:2])
-    variance = _host(system.reference_variance)
+    variance = host(system.reference_variance)
     figures = {
         "price_usd": reference,
         "exogenous_price_usd": reference,
         "mark_usd": everywhere,
         "venue_price_usd": everywhere,
-        "depth_usd": _host(system.impact.depth) * shock.depth_factor[0],
+        "depth_usd": host(system.impact.depth) * shock.depth_factor[0],
         "volatility": np.sqrt(variance * assemble.MINUTES_PER_YEAR / (shock.minutes[1] - shock.minutes[0])),
-        "open_interest_usd": _host(open_interest(state, system)),
-        "insurance_fund_usd": _host(system.insurance_fund),
+        "open_interest_usd": host(open_interest(state, system)),
+        "insurance_fund_usd": host(system.insurance_fund),
         "redemption": np.ones_like(reference),
         "paid_share": np.ones(len(everywhere)),
-        "cap_leverage": np.full(everywhere.shape, np.inf) if state.leverage is None else _host(state.leverage.cap),
-        "maintenance_multiplier": _host(ready.policy.maintenance_multiplier) if state.leverage is None else _host(state.leverage.maintenance),
-        "net_worth_usd": np.zeros(len(everywhere)) if state.cover is None else _host(state.cover.net_worth),
+        "cap_leverage": np.full(everywhere.shape, np.inf) if state.leverage is None else host(state.leverage.cap),
+        "maintenance_multiplier": host(ready.policy.maintenance_multiplier) if state.leverage is None else host(state.leverage.maintenance),
+        "net_worth_usd": np.zeros(len(everywhere)) if state.cover is None else host(state.cover.net_worth),
     }
     if state.ledger.lending is not None:
         book = state.ledger.lending
-        figures["supplied_usd"] = _host(book.supply_units + book.deposit_units) * reference
-        figures["borrowed_usd"] = _host(book.debt_units) * reference
+        figures["supplied_usd"] = host(book.supply_units + book.deposit_units) * reference
+        figures["borrowed_usd"] = host(book.debt_units) * reference
     return figures
 
 
-@dataclasses.dataclass(frozen=True)
-class _Audit:
-    """All ledgers summed anew on the host in float64: USD (V,), contracts and coins (V, A), which no run may change."""
-
-    cash: np.ndarray
-    contracts: np.ndarray
-    coins: np.ndarray
-
-
-def _by_pool(values, block_pool, pools: int) -> np.ndarray:
-    return np.bincount(np.asarray(block_pool), weights=np.asarray(values).sum(axis=1, dtype=float), minlength=pools)
-
-
-def _audit(state: State, system: System) -> _Audit:
-    pools, assets = system.tier_floor.shape[:2]
-    with jax.enable_x64(True):
-        ledger = cast(state.ledger, np.float64)
-        index = jnp.ones((pools, assets)), jnp.ones((pools, assets))
-        if ledger.lending is not None:
-            index = 1 + ledger.lending.rates.supply_growth, 1 + ledger.lending.rates.borrow_growth
-        cash = np.array(pool_cash(ledger, cast(dataclasses.replace(system, owners=None), np.float64)))
-        contracts, coins = np.array(ledger.maker_quantity), np.array(pool_coins(ledger, index[0]))
-        index = tuple(np.array(i) for i in index)
-    if state.venues is not None:
-        contracts += _host(state.venues.arb_quantity)
-        cash += _host(state.venues.arb_cash).sum(axis=1)
-    if state.traders is not None:
-        held = state.traders
-        cash += _host(held.cash).sum(axis=(0, 2)) + _host(held.hedge_cash).sum(axis=1)
-        contracts += _host(held.quantity).sum(axis=0)
-        coins += _host(held.hedge_quantity)
-    for p in state.populations:
-        if isinstance(p, Loans):
-            cash += _by_pool(p.cash, p.block_pool, pools)
-            for a, s, d in zip(p.assets or range(assets), p.supply, p.debt, strict=True):
-                coins[:, a] += _by_pool(s, p.block_pool, pools) * index[0][:, a] - _by_pool(d, p.block_pool, pools) * index[1][:, a]
-        elif isinstance(p, Profile):
-            with jax.enable_x64(True):
-                held, longs, shorts = profile.totals(cast(p, np.float64), cast(system, np.float64))
-            cash += _host(held)
-            contracts += _host(longs) - _host(shorts)
-        else:
-            cash += _by_pool(p.equity_at_reference, p.block_pool, pools)
-            for a, q in zip(p.contract_assets, p.quantity, strict=True):
-                contracts[:, a] += _by_pool(q, p.block_pool, pools)
-            for a, k in zip(p.coin_assets, p.collateral, strict=True):
-                coins[:, a] += _by_pool(k, p.block_pool, pools)
-    return _Audit(cash, contracts, coins)
-
-
-def _latent(state: State, system: System, pools: int) -> np.ndarray:
-    """(V,) USD of negative equity in accounts that are still open."""
-    seen = prices(state, system, Seen(mark=None, offset=jnp.zeros(()), outage=jnp.zeros((), bool)))
-    total = np.zeros(pools)
-    for p in state.populations:
-        if isinstance(p, Loans):
-            rates = state.ledger.lending.rates
-            terms = Terms(threshold=rates.supply_growth, supply_index=1 + rates.supply_growth, borrow_index=1 + rates.borrow_growth)
-            total += _host(lenders.negative_equity(p, terms, seen.venue))
-        elif isinstance(p, Profile):
-            total += _host(profile.latent_deficit(p, system, seen))
-        else:
-            total += _host(perps.latent_deficit(p, system, seen, pools))
-    return total
-
-
-def _final(plan: Plan, ready: Prepared, state: State, book: Book, before: _Audit, records: list[Record]) -> dict[str, np.ndarray]:
+def _final(plan: Plan, ready: Prepared, state: State, book: Book, before: Audit, records: list[Record]) -> dict[str, np.ndarray]:
     """The variables that describe the whole run."""
     system, ledger, start = ready.system, state.ledger, ready.state.ledger
     pools = len(book.pools)
-    reference, after = _host(system.reference_price), _audit(state, system)
-    displaced = _host(records[-1].venue_price[-1]) - reference
-    gain = displaced - (0 if state.funding is None else _host(state.funding.index))
+    reference, after = host(system.reference_price), audit(state, system)
+    displaced = host(records[-1].venue_price[-1]) - reference
+    gain = displaced - (0 if state.funding is None else host(state.funding.index))
     unit = np.broadcast_to(reference, gain.shape)
     if system.inverse is not None:
         face = np.asarray(system.inverse)
         gain, unit = np.where(face, 0, gain), np.where(face, 1, unit)
-    profit = _host(ledger.maker_cash) + _host(ledger.maker_quantity) * gain + _host(ledger.maker_coins) * displaced
+    profit = host(ledger.maker_cash) + host(ledger.maker_quantity) * gain + host(ledger.maker_coins) * displaced
     # what came in from other pools has left those
-    moved = sum((_host(r.flows.margin_calls) + _host(r.flows.shared_in) + _host(r.flows.margin_posted)).sum(axis=0) for r in records)
-    withdrawn = sum(_host(r.flows.withdrawn).sum(axis=0) for r in records)
+    moved = sum((host(r.flows.margin_calls) + host(r.flows.shared_in) + host(r.flows.margin_posted)).sum(axis=0) for r in records)
+    withdrawn = sum(host(r.flows.withdrawn).sum(axis=0) for r in records)
     ends = (start, ledger)
     return {
         "accounts": np.bincount(book.pool, minlength=pools),
-        "customer_long": np.stack([_host(e.long_quantity) for e in ends]),
-        "customer_short": np.stack([_host(e.short_quantity) for e in ends]),
+        "customer_long": np.stack([host(e.long_quantity) for e in ends]),
+        "customer_short": np.stack([host(e.short_quantity) for e in ends]),
         "maker_profit_usd": profit.sum(axis=1),
-        "latent_deficit_usd": _latent(state, system, pools),
+        "latent_deficit_usd": latent_deficit(state, system, pools),
         "debtrank": _debtrank(plan, ready),
         "total_cash_residual_usd": after.cash - before.cash - moved,
         "total_quantity_residual_usd": (after.contracts - before.contracts) * unit,
@@ -452,4 +447,4 @@ def _debtrank(plan: Plan, ready: Prepared) -> np.ndarray:
         return np.zeros(len(plan.system.pools))
     equity = credit.capital + ready.system.insurance_fund
     shocks = jnp.eye(equity.shape[0], dtype=equity.dtype)
-    return _host(jax.vmap(lambda shock: network.debtrank(credit.nominal, equity, shock).impact)(shocks))
+    return host(jax.vmap(lambda shock: network.debtrank(credit.nominal, equity, shock).impact)(shocks))

@@ -9,6 +9,7 @@ from stresslev import observe
 from stresslev.assemble import MINUTES_PER_YEAR
 from stresslev.attribution import CHANNELS, SHOCK
 from stresslev.engine.step import Record
+from stresslev.quantities import RUN
 
 #: name -> (dimensions after time, units, long name). Levels hold at the end of a step, flows within it; minute 0 is the start.
 _VARIABLES = {
@@ -155,22 +156,48 @@ def scenario_dataset(
       final: the variables of the whole run.
       minutes: (T + 1,) grid.
     """
-    step_minutes = float(minutes[1] - minutes[0])
-    chunks = [_flat(r, step_minutes) for r in records]
-    data = {}
-    for name, (dims, units, title) in _VARIABLES.items():
-        values = np.concatenate([c[name] for c in chunks])
-        first = np.broadcast_to(np.asarray(initial.get(name, 0), values.dtype), values.shape[1:])[None]
-        data[name] = (("time", *dims), np.concatenate([first, values]), {"units": units, "long_name": title})
+    data = _over_time(records, initial, float(minutes[1] - minutes[0]), ())
     for name, (dims, units, title) in _FINAL.items():
         data[name] = (dims, np.asarray(final[name]), {"units": units, "long_name": title})
-    coords = {
+    return xr.Dataset(data, coords=_coordinates(minutes, pools, assets), attrs=attributes)
+
+
+def runs_dataset(
+    *,
+    records: list[Record],
+    initial: dict[str, np.ndarray],
+    final: dict[str, np.ndarray],
+    minutes: np.ndarray,
+    pools: tuple[str, ...],
+    assets: tuple[str, ...],
+) -> xr.Dataset:
+    """Many runs on one grid, as `scenario_dataset` with a leading dimension `run` on every variable. Of the final ones those that are given."""
+    data = _over_time(records, initial, float(minutes[1] - minutes[0]), (RUN,))
+    for name, values in final.items():
+        dims, units, title = _FINAL[name]
+        data[name] = ((RUN, *dims), np.asarray(values), {"units": units, "long_name": title})
+    return xr.Dataset(data, coords=_coordinates(minutes, pools, assets))
+
+
+def _over_time(records: list[Record], initial: dict[str, np.ndarray], step_minutes: float, lead: tuple[str, ...]) -> dict[str, tuple]:
+    """The variables with a time, minute 0 included; `lead` are the dimensions before it."""
+    at, data = len(lead), {}
+    chunks = [_flat(r, step_minutes) for r in records]
+    for name, (dims, units, title) in _VARIABLES.items():
+        values = np.concatenate([c[name] for c in chunks], axis=at)
+        shape = values.shape[:at] + values.shape[at + 1 :]
+        first = np.expand_dims(np.broadcast_to(np.asarray(initial.get(name, 0), values.dtype), shape), at)
+        data[name] = ((*lead, "time", *dims), np.concatenate([first, values], axis=at), {"units": units, "long_name": title})
+    return data
+
+
+def _coordinates(minutes: np.ndarray, pools: tuple[str, ...], assets: tuple[str, ...]) -> dict[str, tuple]:
+    return {
         "time": ("time", minutes, {"units": "minutes", "long_name": "time since the scenario's start"}),
         "pool": ("pool", list(pools), {"long_name": "pool"}),
         "asset": ("asset", list(assets), {"long_name": "asset"}),
         "ends": ("ends", ["start", "end"], {"long_name": "start or end of the scenario"}),
     }
-    return xr.Dataset(data, coords=coords, attrs=attributes)
 
 
 def measures_dataset(values: dict[str, np.ndarray], *, pools, assets, map_minutes: np.ndarray) -> xr.Dataset:

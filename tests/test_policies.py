@@ -13,7 +13,7 @@ from tests.test_report import dataset
 
 
 def _plan(name: str, **changes):
-    plan = load_plan("gap_35_half_depth")
+    plan = load_plan("gap_35_half_depth", accounts=60)
     return dataclasses.replace(plan, policy=plan.policy.model_copy(update={"name": name}), **changes)
 
 
@@ -36,14 +36,15 @@ def test_nothing_but_the_policy_may_differ():
 def test_every_policy_is_run_and_progress_says_for_which(monkeypatch):
     seen = []
 
-    def run_plan(plan, progress):
-        progress("book", 1, 1)
-        return outcome(plan.policy.name, {"s": dataset()})
+    def simulate(plan, cases, progress):
+        for number, one in enumerate(cases):
+            progress(one.name, 1, 1)
+            yield number, dataset()
 
-    monkeypatch.setattr(run, "run_plan", run_plan)
+    monkeypatch.setattr(run, "simulate_cases", simulate)
     found = policies.compare([_plan("a"), _plan("b")], lambda *x: seen.append(x))
-    assert list(found.outcomes) == ["a", "b"] and found.first == "a" and found.scenarios == ("s",)
-    assert seen == [("a: book", 1, 1), ("b: book", 1, 1)]
+    assert list(found.outcomes) == ["a", "b"] and found.first == "a" and found.scenarios == ("gap_35_half_depth",)
+    assert seen == [("book", 0, 1), ("book", 1, 1), ("a: gap_35_half_depth", 1, 1), ("b: gap_35_half_depth", 1, 1)]
     with pytest.raises(InputError):
         policies.compare([_plan("a"), _plan("a")])
 

@@ -1,7 +1,7 @@
 """How the engine scales: `python experiments/bench/scaling.py [--quick] [--shared] [--only accounts assets pools scenarios strong gradient]`.
 
 Account-steps/s, compile time and peak memory of `advance` on the systems of `workload.wide`, one process a case, over accounts, assets, pools and
-scenarios (one after the other by `lax.map`, in blocks by `vmap`). `accounts` is weak scaling, more work on the same cores; `strong` gives the same
+scenarios (one after the other and in blocks, by `engine.batch`). `accounts` is weak scaling, more work on the same cores; `strong` gives the same
 work one core and then all. `gradient` is the final price differentiated with respect to the depth of the markets: forward mode (`tangent`), reverse
 mode plain and with checkpoints of about the square root of the steps. Writes results/scaling_cpu.json and results/scaling_cpu.md; a case that fails
 is listed with why.
@@ -94,8 +94,8 @@ def work(case: dict, repeats: int) -> dict:
     import jax.numpy as jnp
     import numpy as np
     import workload
-    from jax import lax
 
+    from stresslev.engine.batch import Rules, advance_batch, part
     from stresslev.engine.simulate import advance, all_channels, initial_state, residual_tolerance
     from stresslev.engine.types import Path as Steps
     from stresslev.engine.types import cast
@@ -122,15 +122,11 @@ def work(case: dict, repeats: int) -> dict:
                 return jax.block_until_ready(advance(jax.tree.map(jnp.copy, state), *rules, path, limits, tolerance))[1].flows.newly_liquidated
         else:
             paths = cast(Steps(*_fall(made, case["scenarios"])), jnp.float32)
-
-            def through(path):
-                record = advance(start, *rules, path, limits, tolerance)[1]
-                return record.price[-1], record.flows.newly_liquidated.sum(axis=0)
-
-            every = jax.jit(lambda paths: lax.map(through, paths, batch_size=None if case["block"] == 1 else case["block"]))
+            own, shared = part(Rules(*rules, paths, limits, tolerance), Rules(False, False, False, True, False, False))
 
             def once():
-                return jax.block_until_ready(every(paths))[1]
+                states = jax.tree.map(lambda x: jnp.copy(jnp.broadcast_to(x[None], (case["scenarios"], *x.shape))), start)
+                return jax.block_until_ready(advance_batch(states, own, shared, width=case["block"]))[1].flows.newly_liquidated
 
     for _ in range(repeats + 1):
         begin = time.perf_counter()

@@ -470,9 +470,8 @@ def engine_digest() -> str:
     return digest.hexdigest()
 
 
-def versions() -> dict:
+def versions(names: tuple[str, ...] = ("jax", "jaxlib", "numpy", "numba", "llvmlite")) -> dict:
     """Of everything that takes part."""
-    names = ("jax", "jaxlib", "numpy", "numba", "llvmlite")
     return {"python": platform.python_version(), **{n: importlib.metadata.version(n) for n in names}}
 
 

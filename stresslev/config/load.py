@@ -293,7 +293,7 @@ def _policy_data(policy: str | Path | None, suite_data: dict, main: Path) -> tup
     return data, file
 
 
-def _check_policy(policy: PolicySpec, system: SystemSpec, file: Path, prefix: str) -> None:
+def check_policy(policy: PolicySpec, system: SystemSpec, file: Path, prefix: str) -> None:
     """Refuse names that the system does not have."""
     named = {"pools": policy.pools, "transitions": dict.fromkeys(policy.transitions, ())}
     if policy.caps is not None:
@@ -393,7 +393,7 @@ def load_plan(path: str | Path, *, system: str | Path | None = None, policy: str
             raise InputError("--set", Problem(f"scenarios.{parts[0]}", "", "is no scenario of this run", did_you_mean(parts[0], known)))
     own_file = policy is not None
     policy_spec = validate(PolicySpec, policy_data, policy_path) if own_file else suite.policy
-    _check_policy(policy_spec, system_spec, policy_path, "" if own_file else "policy.")
+    check_policy(policy_spec, system_spec, policy_path, "" if own_file else "policy.")
     if own_file:
         files["policy"] = str(policy_path)
     return Plan(

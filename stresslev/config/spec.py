@@ -323,12 +323,25 @@ class RunSpec(Spec):
         description="how accounts are kept: one by one; or, approximately, at a cost that does not grow with their number, as a liquidation profile "
         "those that it can hold (isolated perp positions closed in full); auto does without where it can hold none",
     )
+    batch: Literal["auto", "off"] | Annotated[Whole, Field(ge=1, le=100_000)] = Field(
+        "auto",
+        description="most runs of one structure (scenarios, policies) that go through one program together; off: one after the other; auto: together "
+        "where it is faster, which is a liquidation profile, or few accounts on a GPU",
+    )
+    memory_gib: Positive | None = Field(None, description="most that runs may take; absent: a share of what is free")
     attribution: Yes = Field(False, description="also run with channels of contagion shut, to say how much loss came which way")
     measures: Yes = Field(True, description="also measure leverage used by groups of accounts, and liquidations that were not needed")
     liquidation_map: Yes = Field(False, description="also measure, a few dozen times, what every pool would liquidate at moved prices")
     attribution_accounts: Annotated[Whole, Field(ge=1, le=1_000_000_000)] = Field(
         20_000, description="most accounts of the sampled book that these runs use; a book from a file is used whole"
     )
+
+    @field_validator("batch", mode="before")
+    @classmethod
+    def _how_many(cls, value):
+        if value in ("auto", "off") or (isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 100_000):
+            return value
+        raise ValueError("must be auto, off or a whole number from 1 to 100,000")
 
 
 class LimitSpec(Spec):

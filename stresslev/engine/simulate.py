@@ -5,17 +5,18 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 
 from stresslev.engine import accounts as perps
 from stresslev.engine import cover, funding, lenders, marks, profile, rates, traders, venues
 from stresslev.engine import market as markets
+from stresslev.engine.batch import Rules, run
 from stresslev.engine.leverage import adapt, caps
 from stresslev.engine.leverage.caps import CapState
 from stresslev.engine.leverage.in_force import fixed_terms
 from stresslev.engine.loans import Loans
 from stresslev.engine.profile import Profile
-from stresslev.engine.step import Record, open_interest, step
+from stresslev.engine.step import Record, open_interest
 from stresslev.engine.types import Accounts, Channels, Ledger, LendingLedger, Path, Policy, State, System
 
 #: Least residual, as a share of open interest and loans, that counts as a numerical failure.
@@ -114,26 +115,7 @@ def advance(
 ) -> tuple[State, Record]:
     """Run all steps of `path`; the state is donated. Returns the state and the record, stacked over steps."""
 
-    def body(carry, now):
-        return step(carry, system, policy, channels, now, max_rounds, tolerance)
-
-    return lax.scan(body, state, path)
-
-
-@partial(jax.jit, donate_argnames="states")
-def advance_batch(
-    states: State, system: System, policy: Policy, channels: Channels, path: Path, max_rounds: Array, tolerance: Array
-) -> tuple[State, Record]:
-    """`advance` for several runs of one scenario that differ in their channels: `states` and `channels` have a leading axis, results too.
-
-    One program whatever the channels. The runs go through it one after the other, so that each still skips what it has no need of.
-    """
-
-    def one(args):
-        state, ways = args
-        return lax.scan(lambda carry, now: step(carry, system, policy, ways, now, max_rounds, tolerance), state, path)
-
-    return lax.map(one, (states, channels))
+    return run(state, Rules(system, policy, channels, path, max_rounds, tolerance))
 
 
 def residual_tolerance(state: State, system: System) -> Array:
