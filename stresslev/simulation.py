@@ -17,8 +17,9 @@ from stresslev.config.load import Plan
 from stresslev.config.pools import LendingSpec
 from stresslev.config.spec import ScenarioSpec
 from stresslev.engine import accounts as perps
-from stresslev.engine import lenders, network, profile, status
+from stresslev.engine import lenders, loan_profile, network, profile, status
 from stresslev.engine.lenders import Terms
+from stresslev.engine.loan_profile import LoanProfile
 from stresslev.engine.loans import Loans
 from stresslev.engine.prices import Seen, prices
 from stresslev.engine.profile import Profile
@@ -106,7 +107,7 @@ def prepare(plan: Plan, scenario: ScenarioSpec, shock: Shock, book: Book, kept: 
     populations = tuple(jax.tree.map(jnp.array, p) for p in layout.populations)
     if parted.rows.size:
         system, together = population.with_profile(system, policy.maintenance_multiplier, book, parted.rows, dtype)
-        populations += (together,)
+        populations += together
     policy, system = cast(policy, dtype), cast(system, dtype)
     state = initial_state(
         system,
@@ -190,7 +191,7 @@ def simulate_scenario(plan: Plan, scenario: ScenarioSpec, shock: Shock, book: Bo
     ready = prepare(plan, scenario, shock, book)
     before = _audit(ready.state, ready.system)
     # who used how much leverage, and who was closed without need, only accounts can tell
-    measures = plan.run.measures and ready.system.profile is None
+    measures = plan.run.measures and not ready.described.get("approximate")
     watch = _Watch(plan, ready, measures) if measures or plan.run.liquidation_map else None
     steps = ready.path.log_price.shape[0]
     how = stepping.chosen(plan.run.stepping, ready.state, ready.policy, steps)
@@ -301,7 +302,7 @@ def attribute(plan: Plan, scenario: ScenarioSpec, shock: Shock, book: Book, prog
 
 def _notes(ready: Prepared, state: State) -> list[str]:
     """What a reader must know besides the status."""
-    if ready.system.profile is None:
+    if not ready.described.get("approximate"):
         return []
     said = population.sentence(ready.described, population.uncertain_share(state, ready.system))
     return [] if said is None else [said]
@@ -386,6 +387,11 @@ def _audit(state: State, system: System) -> _Audit:
             cash += _by_pool(p.cash, p.block_pool, pools)
             for a, s, d in zip(p.assets or range(assets), p.supply, p.debt, strict=True):
                 coins[:, a] += _by_pool(s, p.block_pool, pools) * index[0][:, a] - _by_pool(d, p.block_pool, pools) * index[1][:, a]
+        elif isinstance(p, LoanProfile):
+            with jax.enable_x64(True):
+                supply, debt, held = loan_profile.totals(cast(p, np.float64), cast(system, np.float64))
+            cash += _host(held)
+            coins += _host(supply) * index[0] - _host(debt) * index[1]
         elif isinstance(p, Profile):
             with jax.enable_x64(True):
                 held, longs, shorts = profile.totals(cast(p, np.float64), cast(system, np.float64))
@@ -405,10 +411,12 @@ def _latent(state: State, system: System, pools: int) -> np.ndarray:
     seen = prices(state, system, Seen(mark=None, offset=jnp.zeros(()), outage=jnp.zeros((), bool)))
     total = np.zeros(pools)
     for p in state.populations:
-        if isinstance(p, Loans):
+        if isinstance(p, Loans | LoanProfile):
             rates = state.ledger.lending.rates
             terms = Terms(threshold=rates.supply_growth, supply_index=1 + rates.supply_growth, borrow_index=1 + rates.borrow_growth)
-            total += _host(lenders.negative_equity(p, terms, seen.venue))
+            of_loans = isinstance(p, Loans)
+            short = lenders.negative_equity(p, terms, seen.venue) if of_loans else loan_profile.negative_equity(p, system, terms, seen.venue)
+            total += _host(short)
         elif isinstance(p, Profile):
             total += _host(profile.latent_deficit(p, system, seen))
         else:

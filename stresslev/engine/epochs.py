@@ -16,6 +16,7 @@ from stresslev.engine import market as markets
 from stresslev.engine.blocks import pool_sum
 from stresslev.engine.leverage import adapt
 from stresslev.engine.leverage.in_force import fixed_terms, sized
+from stresslev.engine.loan_profile import LoanProfile
 from stresslev.engine.loans import Loans
 from stresslev.engine.prices import common_log_price, venue_log_price
 from stresslev.engine.profile import Profile
@@ -271,7 +272,7 @@ def epoch(
     fixed = fixed_terms(system, policy)
     span = predict(state, fixed, policy, path, _steps_left(path, steps), widen)
     # a liquidation profile has no accounts that could sleep; there are none where accounts have owners
-    masks = tuple(None if isinstance(p, Profile) else ~sleepers(p, fixed, policy, span) for p in state.populations)
+    masks = tuple(None if isinstance(p, Profile | LoanProfile) else ~sleepers(p, fixed, policy, span) for p in state.populations)
     if system.owners is not None:
         masks = _woken(masks, system.owners)
     small, slots, fits = [], [], jnp.array(True)
