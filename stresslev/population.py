@@ -201,15 +201,21 @@ def described(parted: Split, book: Book, population: str) -> dict[str, str | flo
     }
 
 
-def sentence(attributes: dict, uncertain: float) -> str | None:
-    """What a reader of the results must know, or None. `uncertain` is the share of what profiles held in cells where liquidation stopped."""
+def sentence(attributes: dict, uncertain: float, used_up: bool) -> str | None:
+    """What a reader of the results must know, or None.
+
+    Args: `uncertain`, share of what profiles held in cells where liquidation stopped; `used_up`, whether a step had need of more rounds than allowed.
+    """
     if not attributes.get("approximate"):
         return None
-    return (
+    said = (
         f"Approximate: {attributes['profile_share']:.1%} of positions and loans are kept as a liquidation profile, not account by account. Against "
         f"stepping every account such runs were found within {LIQUIDATED_ERROR:.1%} of open interest and loans in what is liquidated and "
         f"{BAD_DEBT_ERROR:.2%} in bad debt; at the prices of this run the grid leaves {uncertain:.3%} of what the profile held undecided."
     )
+    if used_up:
+        said += " In this run the rounds of some steps were used up: where sales feed on themselves, one account more or less can change far more."
+    return said
 
 
 def uncertain_share(state, system: System) -> float:

@@ -304,7 +304,7 @@ def _notes(ready: Prepared, state: State) -> list[str]:
     """What a reader must know besides the status."""
     if not ready.described.get("approximate"):
         return []
-    said = population.sentence(ready.described, population.uncertain_share(state, ready.system))
+    said = population.sentence(ready.described, population.uncertain_share(state, ready.system), bool(state.status & status.ROUNDS_CAP))
     return [] if said is None else [said]
 
 

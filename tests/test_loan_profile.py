@@ -1,7 +1,6 @@
 """The liquidation profile of loans does what the loans do that it stands for, within its error, and keeps the books."""
 
 import dataclasses
-import itertools
 from functools import cache
 
 import jax
@@ -16,13 +15,11 @@ from stresslev.book.distribution import distribution, loan_distribution
 from stresslev.engine import loan_profile, loans, profile
 from stresslev.engine.health import Prices
 from stresslev.engine.lenders import Terms
-from stresslev.engine.leverage import gauge
 from stresslev.engine.loan_profile import LoanProfile
 from stresslev.engine.loans import LendingRules, Loans
-from stresslev.engine.simulate import all_channels, initial_state, simulate
+from stresslev.engine.simulate import simulate
 from stresslev.engine.types import cast
 from stresslev.errors import InputError
-from stresslev.stepping import Active
 from tests.systems import engine_case, random_case
 
 #: What a profile may be off by, as shares of the loans at the start.
@@ -165,7 +162,7 @@ def _both(seed: int, trend: float):
     return price, path, book, system, _one_by_one(_population(book), rules, path), start, _together(start, system, path)
 
 
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(st.integers(0, 2**31), st.sampled_from([-0.06, 0.06, 0.15]))
 def test_a_profile_liquidates_and_loses_what_its_loans_would_within_the_stated_error(seed, trend):
     """Collateral that falls, debts that rise, interest, fees, liquidators who wait, outages: everything that is asked and settled, step by step."""
@@ -213,17 +210,17 @@ def test_the_error_falls_as_cells_are_added():
     path = _path(rng, price, -0.06)
     _, (*_, exact) = _one_by_one(_population(book), rules, path)
     errors = []
-    for cells in (16, 128, 1024, 8192):
+    for cells in (64, 4096):
         _, (*_, done) = _together(*reversed(_profiled(price, rules, book, cells)), path)
         errors.append(float(jnp.abs((done.repaid - exact.repaid) * path["mark"]).sum() + jnp.abs(done.deficit - exact.deficit).sum()))
-    assert all(many < few / 2 for few, many in itertools.pairwise(errors))
+    assert errors[1] < errors[0] / 8
 
 
 def test_reverse_mode_derivatives_are_those_of_differences():
     """Of what is repaid and lost by all thresholds, prices and what is owed at once. No bandwidth is chosen."""
-    rng, price, rules, book = _lent(4, 4000)
+    rng, price, rules, book = _lent(4)
     path = jax.tree.map(jnp.asarray, _path(rng, price, -0.06) | {"share": np.ones((STEPS, POOLS))})
-    system, start = _profiled(price, dataclasses.replace(rules, required_profit=np.full(POOLS, -np.inf)), book, 256)
+    system, start = _profiled(price, dataclasses.replace(rules, required_profit=np.full(POOLS, -np.inf)), book)
     ways = {
         n: jnp.asarray(np.random.default_rng(i).uniform(0.5, 1, s))
         for i, (n, s) in enumerate({"threshold": (POOLS, ASSETS), "mark": (ASSETS,)}.items())
@@ -271,7 +268,8 @@ def _mixed():
     book["equity_at_reference"] = np.abs(size) / np.exp(rng.normal(1.8, 0.8, len(own))).clip(0.5, 40)
     # a feedback gain well below one: near one, a coin more or less decides how far a cascade runs
     system["impact"] |= {"depth": np.full(3, np.abs(size).sum() + usd.sum()) * 2, "exponent": np.ones(3)}
-    path["log_price"] = np.cumsum(rng.normal(-0.03, 0.06, path["log_price"].shape), axis=0)
+    path["log_price"] = np.cumsum(rng.normal(-0.03, 0.04, path["log_price"].shape), axis=0)
+    path["log_price"][6:, 1] -= 0.3  # more than any margin: losses for the deposits
     return engine_case(system, book, path), book, own, single, held, owes
 
 
@@ -285,7 +283,7 @@ def _emptied(p, pairs, chosen):
 
 @cache
 def _parted():
-    """The mixed system as a profile of positions, loans, and a profile of loans."""
+    """The mixed system: loans, a profile of positions and a profile of loans."""
     case, book, own, single, held, owes = _mixed()
     multiplier, lent = case.policy.maintenance_multiplier, book["loans"]
     quantity = book["quantity"][np.arange(len(own)), own]
@@ -302,12 +300,16 @@ def _parted():
 
 @cache
 def _mixed_runs():
-    case, system, populations = _parted()
-    return case.simulate(50), simulate(system, case.policy, populations, case.path, max_rounds=50)
+    """Final states and records: all loans one by one beside a profile that holds none, and most of them in it. One program."""
+    case, system, (rest, positions, together) = _parted()
+    nobody = dataclasses.replace(system.loan_profile, table=jnp.zeros_like(system.loan_profile.table))
+    one_by_one = dataclasses.replace(system, loan_profile=nobody), (case.populations[1], positions, together)
+    parted = system, (rest, positions, together)
+    return tuple(simulate(s, case.policy, p, case.path, max_rounds=50) for s, p in (one_by_one, parted))
 
 
 def test_loans_and_both_profiles_meet_in_one_system():
-    """The same markets, deposits and waterfalls: what is liquidated and lost as account by account, and the books close."""
+    """The same markets, deposits and waterfalls: what is liquidated and lost as loan by loan, and the books close."""
     (other, expected), (state, record) = _mixed_runs()
     money = float(expected.open_interest[0].sum() + expected.borrowed[0].sum())
     for side in ("closed_long_usd", "closed_short_usd"):
@@ -324,40 +326,39 @@ def test_loans_and_both_profiles_meet_in_one_system():
         assert float(jnp.abs(residual).max()) < 1e-12 * money
 
 
-def test_epochs_and_the_liquidation_map_know_a_profile_of_loans():
-    case, system, populations = _parted()
-    _, (expected, record) = _mixed_runs()
-    state = initial_state(system, populations, policy=case.policy)
-    active = Active(system, case.policy, all_channels(np.float64), case.path, 50, jnp.asarray(1.0), 1.0)
-    after, records = active.advance(jax.tree.map(jnp.copy, state), 0, case.path.log_price.shape[0])
-    assert np.allclose(after.populations[2].taken, expected.populations[2].taken, rtol=1e-12)
-    assert np.allclose(np.concatenate([r.price for r in records]), record.price, rtol=1e-12)
-    maps, moves = [], jnp.linspace(-0.3, 0.3, 31)
-    for inner, held in ((case.system, case.populations), (system, populations)):
-        start, one = initial_state(inner, held, policy=case.policy), jnp.ones((3, 3))
-        terms = Terms(inner.lending.rules.liquidation_threshold, one, one)
-        maps.append(np.asarray(gauge.closed_at(start, inner, case.policy.maintenance_multiplier, terms, observe.present(start, inner), moves)))
-    assert np.abs(maps[0] - maps[1]).sum(axis=(0, 1))[2] < LIQUIDATED * np.abs(maps[0]).sum(axis=(0, 1))[2]
-    assert np.abs(maps[0][:, :, 2]).max() > 0
+def _maps(plan, ds):
+    """USD of ether that lender_a would sell, less buy, at the start: as read off the profile, and loan by loan."""
+    book, pool = run.load_book(plan, run.shock_of(plan, plan.scenarios[0])), plan.system.pools["lender_a"]
+    found = ds.liquidation_map_usd.isel(map_time=0).sel(pool="lender_a", asset="ETH")
+    ether, terms = list(book.assets).index("ETH"), [pool.reserves.get(a) for a in book.assets]
+    threshold, bonus = (np.array([0 if r is None else getattr(r, name) for r in terms]) for name in ("liquidation_threshold", "bonus"))
+    value = (book.quantity * book.reference_price[:, None])[:, book.pool == 0]
+    moved = []
+    for move in observe.MOVES:
+        worth = value * np.where(np.arange(len(value)) == ether, 1 + move, 1)[:, None]
+        held, owed, what = worth.max(axis=0), -worth.min(axis=0), worth.argmax(axis=0)
+        factor, under = 1 + bonus[what], threshold[what] * held < owed
+        seized = np.where(under & (what == ether), np.minimum(owed * factor, held), 0)
+        bought = np.where(under & (worth.argmin(axis=0) == ether), np.minimum(owed, held / factor), 0)
+        moved.append((seized * (1 - pool.protocol_fee * bonus[what] / factor) - bought).sum())
+    assert max(moved) > 0 > min(moved)
+    return found.values, np.array(moved)
 
 
 LENDERS = "experiments/bench/systems/two_lenders.toml"
 
 
 def test_a_lending_system_runs_as_a_profile_and_says_that_it_is_approximate():
-    plan = load_plan(
-        "gap_35_half_depth",
-        system=LENDERS,
-        accounts=2000,
-        population="profile",
-        overrides=["scenario.duration_minutes=40", "run.liquidation_map=true"],
-    )
+    """By epochs, in which there is nobody who could sleep."""
+    how = {"accounts": 2000, "population": "profile", "stepping": "active"}
+    plan = load_plan("gap_35_half_depth", system=LENDERS, overrides=["scenario.duration_minutes=40", "run.liquidation_map=true"], **how)
     found = run.run_plan(plan)
     ds, metrics = found.datasets["gap_35_half_depth"], found.metrics["gap_35_half_depth"]
     assert ds.attrs["population"] == "profile"
     assert ds.attrs["profile_accounts"] == 2000
+    assert ds.attrs["stepping_epochs"] > 0
     assert "positions and loans" in ds.attrs["status_text"]
-    assert ds.liquidation_map_usd.sel(pool="lender_a").max() > 0
+    assert np.allclose(*_maps(plan, ds), rtol=0, atol=LIQUIDATED * float(ds.borrowed_usd.isel(time=0).sum()))
     assert float(ds.deficit_usd.sum()) > 0
     assert metrics["total_residual"] < 1e-5
 
