@@ -38,6 +38,8 @@ CASES = (
     ("isolated_venue_and_lender", "gap_35_half_depth"),
     ("aave_v3_ethereum", "2022-06-13_staked_ether"),
 )
+#: Rise of requirements that shows how sensitive a case is: less than a cell of the grid.
+HIGHER = 1e-4
 BINS = ((64, 12), (256, 12), (1024, 16), (4096, 24), (16384, 48))
 
 
@@ -78,9 +80,8 @@ def driven(ready, rounds: int, times: int = 2):
     return *found, wall
 
 
-def accuracy(accounts: int, bins, systems) -> list[dict]:
-    """Also how far the hard engine itself moves when requirements are higher by a hundred-thousandth: where that is much, no profile can be near."""
-    found = []
+def accuracy(accounts: int, bins, systems):
+    """Rows, one by one. Also how far the hard engine itself moves when requirements are higher by `HIGHER`: where that is much, no profile can be near."""
     with jax.enable_x64(True):
         for system, scenario in CASES:
             if system not in systems:
@@ -90,11 +91,11 @@ def accuracy(accounts: int, bins, systems) -> list[dict]:
             state, record, wall = driven(ready, plan.run.max_rounds)
             lends = None if ready.system.lending is None else ready.system.lending.pool
             hard = totals(state, record, lends)
-            higher = dataclasses.replace(ready.policy, maintenance_multiplier=ready.policy.maintenance_multiplier * (1 + 1e-5))
+            higher = dataclasses.replace(ready.policy, maintenance_multiplier=ready.policy.maintenance_multiplier * (1 + HIGHER))
             moved = totals(*driven(dataclasses.replace(ready, policy=higher), plan.run.max_rounds, 1)[:2], lends)
             moved = {name: moved[name] - hard[name] for name in hard if name != "residual"}
             shown = ", ".join(f"{k} {v:+.2e}" for k, v in moved.items())
-            print(f"{system:26} {scenario:22} hard, requirements 1e-5 higher: {shown}", flush=True)
+            print(f"{system:26} {scenario:22} hard, requirements {HIGHER:.0e} higher: {shown}", flush=True)
             row = {
                 "system": system,
                 "scenario": scenario,
@@ -124,8 +125,7 @@ def accuracy(accounts: int, bins, systems) -> list[dict]:
                     f"{system:26} {scenario:22} {cells:6} x {sizes:2}: " + ", ".join(f"{k} {v:+.2e} of {hard[k]:.4f}" for k, v in off.items()),
                     flush=True,
                 )
-            found.append(row)
-    return found
+            yield row
 
 
 def speed(system: str, accounts: int, scenarios: int, steps: int, repeats: int) -> dict:
@@ -214,19 +214,22 @@ def main() -> None:
     parser.add_argument("--systems", nargs="+", default=[s for s, _ in CASES], help="of the accuracy part; what was found of others stays")
     parser.add_argument("--out", type=Path, default=HERE / "results" / "profile_cpu.json")
     chosen = parser.parse_args()
+    chosen.out.parent.mkdir(parents=True, exist_ok=True)
     found = json.loads(chosen.out.read_text()) if chosen.out.exists() else {}
     found["machine"] = {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()}
     found["machine"] |= {"jax": jax.__version__, "stresslev": stresslev.__version__}
     if "accuracy" in chosen.parts:
-        rows = {(r["system"], r["scenario"]): r for r in [*found.get("accuracy", []), *accuracy(int(chosen.accounts), BINS, chosen.systems)]}
-        found["accuracy"] = [rows[c] for c in CASES if c in rows]
+        rows = {(r["system"], r["scenario"]): r for r in found.get("accuracy", [])}
+        for row in accuracy(int(chosen.accounts), BINS, chosen.systems):
+            rows[row["system"], row["scenario"]] = row
+            found["accuracy"] = [rows[c] for c in CASES if c in rows]
+            chosen.out.write_text(json.dumps(found, indent=1) + "\n")
         picture(found["accuracy"], chosen.out.with_suffix(".html"))
     if "speed" in chosen.parts:
         found["speed"] = []
         for system in ("isolated_one_market", "isolated_onchain"):
             found["speed"].append(speed(system, int(chosen.many), chosen.scenarios, chosen.steps, chosen.repeats))
             print(json.dumps(found["speed"][-1]), flush=True)
-    chosen.out.parent.mkdir(parents=True, exist_ok=True)
     chosen.out.write_text(json.dumps(found, indent=1) + "\n")
 
 
