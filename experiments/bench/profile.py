@@ -81,7 +81,7 @@ def driven(ready, rounds: int, times: int = 2):
 
 
 def accuracy(accounts: int, bins, systems):
-    """Rows, one by one. Also how far the hard engine itself moves when requirements are higher by `HIGHER`: where that is much, no profile can be near."""
+    """Rows, one by one; with how far the hard engine itself moves when requirements are higher by `HIGHER`: where that is far, no profile is near."""
     with jax.enable_x64(True):
         for system, scenario in CASES:
             if system not in systems:
