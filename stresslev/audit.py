@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from stresslev.engine import accounts as perps
-from stresslev.engine import lenders, profile
+from stresslev.engine import lenders, loan_profile, profile
 from stresslev.engine.lenders import Terms
+from stresslev.engine.loan_profile import LoanProfile
 from stresslev.engine.loans import Loans
 from stresslev.engine.prices import Seen, prices
 from stresslev.engine.profile import Profile
@@ -58,6 +59,11 @@ def audit(state: State, system: System) -> Audit:
             cash += _by_pool(p.cash, p.block_pool, pools)
             for a, s, d in zip(p.assets or range(assets), p.supply, p.debt, strict=True):
                 coins[:, a] += _by_pool(s, p.block_pool, pools) * index[0][:, a] - _by_pool(d, p.block_pool, pools) * index[1][:, a]
+        elif isinstance(p, LoanProfile):
+            with jax.enable_x64(True):
+                supply, debt, held = loan_profile.totals(cast(p, np.float64), cast(system, np.float64))
+            cash += host(held)
+            coins += host(supply) * index[0] - host(debt) * index[1]
         elif isinstance(p, Profile):
             with jax.enable_x64(True):
                 held, longs, shorts = profile.totals(cast(p, np.float64), cast(system, np.float64))
@@ -77,10 +83,12 @@ def latent_deficit(state: State, system: System, pools: int) -> np.ndarray:
     seen = prices(state, system, Seen(mark=None, offset=jnp.zeros(()), outage=jnp.zeros((), bool)))
     total = np.zeros(pools)
     for p in state.populations:
-        if isinstance(p, Loans):
+        if isinstance(p, Loans | LoanProfile):
             rates = state.ledger.lending.rates
             terms = Terms(threshold=rates.supply_growth, supply_index=1 + rates.supply_growth, borrow_index=1 + rates.borrow_growth)
-            total += host(lenders.negative_equity(p, terms, seen.venue))
+            of_loans = isinstance(p, Loans)
+            short = lenders.negative_equity(p, terms, seen.venue) if of_loans else loan_profile.negative_equity(p, system, terms, seen.venue)
+            total += host(short)
         elif isinstance(p, Profile):
             total += host(profile.latent_deficit(p, system, seen))
         else:

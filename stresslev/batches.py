@@ -23,7 +23,7 @@ Look = Callable[[State, int], None]
 
 #: Rules in which runs of a batch may differ. What grows with the accounts they share: who owns which account, and the tables of a profile.
 OWN = Rules(
-    system=replace(System(**{f.name: True for f in fields(System)}), owners=False, profile=False),
+    system=replace(System(**{f.name: True for f in fields(System)}), owners=False, profile=False, loan_profile=False),
     policy=True,
     channels=True,
     path=True,

@@ -10,6 +10,7 @@ from stresslev.batches import OWN, Run, chunk_length, tree_bytes
 from stresslev.config.load import Plan
 from stresslev.config.spec import RunSpec
 from stresslev.engine.batch import part
+from stresslev.engine.loan_profile import LoanProfile
 from stresslev.engine.profile import Profile
 from stresslev.engine.round import no_flows
 from stresslev.engine.types import State, System
@@ -110,7 +111,9 @@ def limits(settings: RunSpec, file: str = "run") -> Limits:
 def account_bytes(state: State) -> dict[str, float]:
     """Bytes per account of each population, padding included, by the population's number and kind."""
     return {
-        f"{i} {type(p).__name__.lower()}": tree_bytes(p) / p.liquidated.size for i, p in enumerate(state.populations) if not isinstance(p, Profile)
+        f"{i} {type(p).__name__.lower()}": tree_bytes(p) / p.liquidated.size
+        for i, p in enumerate(state.populations)
+        if not isinstance(p, Profile | LoanProfile)
     }
 
 
@@ -140,7 +143,7 @@ def need(run: Run) -> Need:
 
 def width_for(state: State, platform: str) -> int:
     """Runs that go through the step together, by what they are and where they run; see `engine.batch` for why."""
-    accounts = sum(p.liquidated.size for p in state.populations if not isinstance(p, Profile))
+    accounts = sum(p.liquidated.size for p in state.populations if not isinstance(p, Profile | LoanProfile))
     if accounts == 0:
         return PROFILE_WIDTH
     return 1 if platform == "cpu" else max(1, min(MOST, GPU_ACCOUNTS // accounts))

@@ -98,8 +98,8 @@ def prepare(plan: Plan, scenario: ScenarioSpec, shock: Shock, book: Book, kept: 
         key = (parting, plan.policy.tiers, np.asarray(multiplier).tobytes())
         if key not in memo:
             memo[key] = population.with_profile(system, multiplier, book, parted.rows, dtype)
-        system = dataclasses.replace(system, profile=memo[key][0].profile)
-        populations += (memo[key][1],)
+        system = dataclasses.replace(system, profile=memo[key][0].profile, loan_profile=memo[key][0].loan_profile)
+        populations += memo[key][1]
     policy, system = cast(policy, dtype), cast(system, dtype)
     state = initial_state(
         system,
@@ -186,7 +186,7 @@ class _Started:
         self.before = audit(self.ready.state, self.ready.system)
         run = case.plan.run
         # who used how much leverage, and who was closed without need, only accounts can tell
-        measures = run.measures and self.ready.system.profile is None
+        measures = run.measures and not self.ready.described.get("approximate")
         self.watch = _Watch(case.plan, self.ready, measures) if measures or run.liquidation_map else None
         self.run = self.ready.run(run.max_rounds)
         self.stepping = stepping.chosen(run.stepping, self.ready.state, self.ready.policy, self.run.steps)
@@ -362,9 +362,9 @@ def attribute(plan: Plan, scenario: ScenarioSpec, shock: Shock, book: Book, prog
 
 def _notes(ready: Prepared, state: State) -> list[str]:
     """What a reader must know besides the status."""
-    if ready.system.profile is None:
+    if not ready.described.get("approximate"):
         return []
-    said = population.sentence(ready.described, population.uncertain_share(state, ready.system))
+    said = population.sentence(ready.described, population.uncertain_share(state, ready.system), bool(state.status & status.ROUNDS_CAP))
     return [] if said is None else [said]
 
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from stresslev.engine.epochs import LONGEST, Epoch, advance_some, epoch, merge
+from stresslev.engine.loan_profile import LoanProfile
 from stresslev.engine.profile import Profile
 from stresslev.engine.step import Record
 from stresslev.engine.types import Accounts, Channels, Path, Policy, State, System
@@ -42,7 +43,7 @@ def chosen(stepping: str, state: State, policy: Policy, steps: int) -> str:
     """`all` or `active`: what was asked for, or with `auto` what is likely to be faster."""
     if stepping != "auto":
         return stepping
-    accounts = sum(p.liquidated.size for p in state.populations if not isinstance(p, Profile))
+    accounts = sum(p.liquidated.size for p in state.populations if not isinstance(p, Profile | LoanProfile))
     return "active" if accounts * steps >= PAYS_FROM and not never_sleep(state, policy) else "all"
 
 
@@ -53,7 +54,7 @@ def never_sleep(state: State, policy: Policy) -> list[str]:
         found.append("accounts under portfolio margin")
     if policy.score is not None and int(policy.score_every) <= 1:
         found.append("all accounts, since the policy scores them in every step")
-    if all(isinstance(p, Profile) for p in state.populations):
+    if all(isinstance(p, Profile | LoanProfile) for p in state.populations):
         found.append("the liquidation profile, which has no accounts")
     return found
 

@@ -61,6 +61,14 @@ class Book:
         face = self._is_face()
         return value if face is None else np.where(face, self.quantity, value)
 
+    def cash(self, rows: np.ndarray) -> np.ndarray:
+        """(n,) USD that borrowers hold, or owe, besides coins."""
+        held = self.quantity[:, rows]
+        cash = self.equity[rows] - (held * self.reference_price[:, None]).sum(axis=0)
+        # what is left of a sum that cancels is rounding, not money
+        scale = (np.abs(held) * self.reference_price[:, None]).sum(axis=0)
+        return np.where(np.abs(cash) > 1e-12 * scale, cash, 0.0)
+
     @property
     def gross_notional(self) -> np.ndarray:
         """(N,) USD at the reference prices."""

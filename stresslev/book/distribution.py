@@ -1,15 +1,19 @@
-"""From positions to the distribution of a liquidation profile: pairs of pool and asset, sizes within them, and the tables over margin distance."""
+"""From a book to the distributions of liquidation profiles: perp accounts by pool, asset and size, loans by pool, collateral and debt, and the tables
+over margin distance."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from stresslev.engine.deposit import cumulative, masses
+from stresslev.engine.loan_profile import LoanDistribution
 from stresslev.engine.profile import Distribution
 from stresslev.engine.types import System
 
 #: Cells of the grid of margin distances, and sizes told apart, unless said otherwise.
 CELLS, SIZES = 4096, 24
+#: Health, of the worst loan or of one where nobody is worse, at which the grid of loans begins.
+_FINEST = 0.99
 #: Accounts laid down at a time.
 _CHUNK = 1 << 20
 #: Accounts that a median is found from.
@@ -41,6 +45,16 @@ def _median(values: np.ndarray, weights: np.ndarray) -> float:
     order = np.argsort(values)
     total = np.cumsum(weights[order])
     return float(values[order][np.searchsorted(total, total[-1] / 2)])
+
+
+def _table(row: np.ndarray, distance: np.ndarray, scale: np.ndarray, content: np.ndarray, rows: int, cells: int) -> np.ndarray:
+    """(rows, cells + 2, K) cumulative, of N accounts laid on the grids of their rows."""
+    laid = np.zeros((rows, cells + 1, content.shape[1]))
+    with jax.enable_x64(True):
+        for start in range(0, len(row), _CHUNK):
+            part = slice(start, start + _CHUNK)
+            laid += np.asarray(masses(row[part].astype(np.int32), distance[part], scale[part], content[part], rows=rows, cells=cells))
+        return np.asarray(cumulative(jnp.asarray(laid)))
 
 
 def distribution(
@@ -90,14 +104,7 @@ def distribution(
         rows = np.flatnonzero(pair == k)
         own = _margin(mean[row[rows]], reference[a], floor[v, a], step[v, a])
         distance[rows] -= multiplier[v, a] * (required[rows] - own) / reference[a]
-    laid = np.zeros((count, cells + 1, 3))
-    content = np.stack([held, equity, np.ones_like(held)], axis=1)
-    grids = scale[pair, side]
-    with jax.enable_x64(True):
-        for start in range(0, len(pool), _CHUNK):
-            part = slice(start, start + _CHUNK)
-            laid += np.asarray(masses(row[part].astype(np.int32), distance[part], grids[part], content[part], rows=count, cells=cells))
-        table = np.asarray(cumulative(jnp.asarray(laid)))
+    table = _table(row, distance, scale[pair, side], np.stack([held, equity, np.ones_like(held)], axis=1), count, cells)
     slot = np.full((len(floor), assets), len(names), np.int32)
     slot[at] = np.arange(len(names))
     shape = (len(names), 2, used)
@@ -109,3 +116,41 @@ def distribution(
         scale=scale,
         table=table.reshape(*shape, cells + 2, 3),
     )
+
+
+def loan_distribution(
+    system: System,
+    threshold: np.ndarray,
+    *,
+    pool: np.ndarray,
+    collateral: np.ndarray,
+    debt: np.ndarray,
+    supplied: np.ndarray,
+    owed: np.ndarray,
+    cells: int = CELLS,
+) -> LoanDistribution:
+    """The distribution of N loans of one collateral against one debt each, in float64. Asset A is USD.
+
+    Args:
+      system: for its reference prices; arrays of any kind.
+      threshold: (V, A) liquidation thresholds at the start, above zero where there is collateral.
+      pool: (N,) int; collateral, debt: (N,) int assets, never the same.
+      supplied, owed: (N,) coins, or USD, > 0.
+      cells: of the grid of margin distances.
+    """
+    price = np.append(np.asarray(system.reference_price, float), 1.0)
+    weight = np.concatenate([np.asarray(threshold, float), np.ones((len(threshold), 1))], axis=1)
+    names, pair = np.unique(np.stack([pool, collateral, debt]).astype(np.int64), axis=1, return_inverse=True)
+    pair = pair.reshape(-1)
+    v, c, d = names
+    level = price[d] / (weight[v, c] * price[c])
+    ratio = supplied / owed
+    unit, scale = np.ones(len(v)), np.ones(len(v))
+    for k in range(len(v)):
+        mine = pair == k
+        # finest just below the health of the worst, or where health is one
+        unit[k] = _FINEST * min(1.0, (ratio[mine] / level[k]).min()) * level[k]
+        scale[k] = max(_median(ratio[mine] / unit[k] - 1, owed[mine]), 1e-3)
+    content = np.stack([owed, supplied, np.ones_like(owed)], axis=1)
+    table = _table(pair, ratio / unit[pair] - 1, scale[pair], content, len(v), cells)
+    return LoanDistribution(pool=v.astype(np.int32), collateral=c.astype(np.int32), debt=d.astype(np.int32), unit=unit, scale=scale, table=table)

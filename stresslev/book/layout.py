@@ -102,14 +102,10 @@ def _population(book: Book, sort: Sort, rows: np.ndarray, dtype) -> tuple[Accoun
     untouched, ages = np.zeros(shape, bool), np.zeros(shape, np.int32)
     if sort.lends:
         owned = book.quantity
-        cash = book.equity[rows] - (owned[:, rows] * book.reference_price[:, None]).sum(axis=0)
-        # what is left of a sum that cancels is rounding, not money
-        scale = (np.abs(owned[:, rows]) * book.reference_price[:, None]).sum(axis=0)
-        cash = np.where(np.abs(cash) > 1e-12 * scale, cash, 0.0)
         return Loans(
             supply=several(np.maximum(owned, 0), assets),
             debt=several(np.maximum(-owned, 0), assets),
-            cash=place(cash),
+            cash=place(book.cash(rows)),
             liquidated=untouched,
             age=ages,
             block_pool=block_pool,

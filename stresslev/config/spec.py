@@ -321,7 +321,8 @@ class RunSpec(Spec):
     population: Literal["accounts", "profile", "auto"] = Field(
         "accounts",
         description="how accounts are kept: one by one; or, approximately, at a cost that does not grow with their number, as a liquidation profile "
-        "those that it can hold (isolated perp positions closed in full); auto does without where it can hold none",
+        "those that it can hold (isolated perp positions closed in full, loans of one collateral and one debt repaid in full); auto does without "
+        "where it can hold none",
     )
     batch: Literal["auto", "off"] | Annotated[Whole, Field(ge=1, le=100_000)] = Field(
         "auto",

@@ -10,28 +10,28 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from stresslev.engine.profile import grid
+from stresslev.engine import grid
 
 
 @partial(jax.jit, static_argnames=("rows", "cells"))
 def masses(row: Array, distance: Array, scale: Array, content: Array, *, rows: int, cells: int) -> Array:
-    """(rows, cells + 1, 3) what lies on each point of the grid.
+    """(rows, cells + 1, K) what lies on each point of the grid.
 
     Args:
-      row: (N,) int32 pair, side and size of each account, as one number.
+      row: (N,) int32 distribution that each account belongs to: of a perp account pair, side and size, as one number.
       distance: (N,) margin distance; scale: (N,) of its grid.
-      content: (N, 3) coins, USD of equity at the reference price, and 1.
+      content: (N, K) what is laid down: of a perp account coins, USD of equity at the reference price, and 1.
       rows, cells: static.
     """
-    place = jnp.clip(grid(distance, scale, cells), 0, cells)
+    place = jnp.clip(grid.place(distance, scale, cells), 0, cells)
     cell = jnp.minimum(jnp.floor(place), cells - 1)
     upper = (place - cell)[:, None]
     at = row * (cells + 1) + cell.astype(jnp.int32)
-    laid = jnp.zeros((rows * (cells + 1), 3), content.dtype)
+    laid = jnp.zeros((rows * (cells + 1), content.shape[1]), content.dtype)
     laid = laid.at[at].add((1 - upper) * content).at[at + 1].add(upper * content)
-    return laid.reshape(rows, cells + 1, 3)
+    return laid.reshape(rows, cells + 1, content.shape[1])
 
 
 def cumulative(laid: Array) -> Array:
-    """(rows, cells + 2, 3) what lies below each border between the cells of the points."""
+    """(rows, cells + 2, K) what lies below each border between the cells of the points."""
     return jnp.concatenate([jnp.zeros_like(laid[:, :1]), jnp.cumsum(laid, axis=1)], axis=1)

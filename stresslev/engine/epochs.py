@@ -15,6 +15,7 @@ from jax import Array, lax
 from stresslev.engine import market as markets
 from stresslev.engine.leverage import adapt
 from stresslev.engine.leverage.in_force import fixed_terms, sized
+from stresslev.engine.loan_profile import LoanProfile
 from stresslev.engine.loans import Loans
 from stresslev.engine.places import Places, Ranks, place_of, places, put, ranks, take
 from stresslev.engine.prices import common_log_price, venue_log_price
@@ -240,7 +241,7 @@ def epoch(
     fixed = fixed_terms(system, policy)
     span = predict(state, fixed, policy, path, _steps_left(path, steps), widen)
     # a liquidation profile has no accounts that could sleep; there are none where accounts have owners
-    masks = tuple(None if isinstance(p, Profile) else ~sleepers(p, fixed, policy, span) for p in state.populations)
+    masks = tuple(None if isinstance(p, Profile | LoanProfile) else ~sleepers(p, fixed, policy, span) for p in state.populations)
     if system.owners is not None:
         masks = _woken(masks, system.owners)
     small, stand, awake, filled = [], [], [], jnp.zeros_like(widen)

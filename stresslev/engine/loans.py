@@ -16,8 +16,8 @@ from jax import Array, lax
 from stresslev.engine.blocks import add_by_pool, column, once, pool_sum
 from stresslev.engine.places import Places, Ranks, over_batches, put, ranks, take
 
-#: Roundings by which what is received may fall short of what is required and still be enough.
-_EVEN = 64
+#: Roundings by which what a liquidator receives may fall short of what he requires and still be enough.
+EVEN = 64
 
 #: Values of `LendingRules.rule`: how much of the debt of a triggered account is repaid.
 FULL, CLOSE_FACTOR, RESTORE = 0, 1, 2
@@ -316,7 +316,7 @@ def _acts(plan: _Plan, terms: _Terms) -> Array:
     always = jnp.isneginf(required) | terms.pool.market_execution
     cost = share * (_worth(plan.debt, terms.venue) + plan.cash_debt)
     # a case that just breaks even is taken up, whatever rounding says
-    slack = 1 + _EVEN * jnp.finfo(cost.dtype).eps
+    slack = 1 + EVEN * jnp.finfo(cost.dtype).eps
     enough = _received(plan, terms.venue) * slack >= (1 + jnp.where(always, jnp.zeros_like(required), required)) * cost
     return always | enough
 

@@ -1,4 +1,4 @@
-"""The liquidation profile: accounts whose fate hangs on one price, kept as a distribution instead of one by one.
+"""The liquidation profile of perp accounts: those whose fate hangs on one price, kept as a distribution instead of one by one.
 
 An isolated linear position of side sigma, q coins and equity W at the reference price P0 is under margin once its **margin distance**
 `x = W / (q P0)` lies below the level `l = (mu MM(q P) / q - sigma G) / P0`, with G the gain of a contract at the mark P and mu the multiplier of the
@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from stresslev.engine import grid
 from stresslev.engine.accounts import Fills, Settlement
 from stresslev.engine.health import Prices
 from stresslev.engine.margin import tier_margin
@@ -61,20 +62,9 @@ class ProfileDemand:
     coins: Array  # (V, A) zero: no coins are posted
 
 
-def grid(x: Array, scale: Array, cells: int) -> Array:
-    """Place of a margin distance on a grid of `cells` cells from 0 to infinity, finest at zero: `cells x / (x + scale)`; below zero linear."""
-    return cells * jnp.where(x > 0, x / (jnp.maximum(x, 0) + scale), x / scale)
-
-
 def _look_up(book: Distribution, x: Array) -> Array:
     """(n, 2, S, 3) what lies below the margin distances x (n, 2, S)."""
-    points = book.table.shape[-2]
-    place = jnp.clip(grid(x, book.scale[:, :, None], points - 2) + 0.5, 0, points - 1)
-    cell = jnp.minimum(jnp.floor(place), points - 2)
-    table = book.table.reshape(-1, 3)
-    row = cell.astype(jnp.int32) + points * jnp.arange(book.size.size, dtype=jnp.int32).reshape(book.size.shape)
-    low, high = (table.at[r].get(mode="promise_in_bounds") for r in (row, row + 1))
-    return low + (place - cell)[..., None] * (high - low)
+    return grid.look_up(book.table, book.scale[:, :, None], x)
 
 
 def _at(book: Distribution, values: Array) -> Array:
@@ -212,13 +202,5 @@ def latent_deficit(profile: Profile, system: System, prices: Prices) -> Array:
 def uncertain(profile: Profile, system: System) -> Array:
     """(V, A) coins in the cells of the grid that liquidation has stopped in: what may have been closed, or left, wrongly for want of a finer grid."""
     book = system.profile
-    place = grid(profile.reach, book.scale[:, :, None], book.table.shape[-2] - 2)
-    below, above = (_look_up(book, _distance(book, place + d)) for d in (-1, 1))
-    return _everywhere(book, jnp.sum((above - below)[..., QUANTITY], axis=(1, 2)))
-
-
-def _distance(book: Distribution, place: Array) -> Array:
-    """Inverse of `grid`."""
-    u = place / (book.table.shape[-2] - 2)
-    scale = book.scale[:, :, None]
-    return jnp.where(u > 0, scale * u / jnp.maximum(1 - jnp.maximum(u, 0), jnp.finfo(u.dtype).eps), scale * u)
+    near = grid.beside(book.table, book.scale[:, :, None], profile.reach)
+    return _everywhere(book, jnp.sum(near[..., QUANTITY], axis=(1, 2)))

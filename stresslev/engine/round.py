@@ -7,11 +7,12 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from stresslev.engine import accounts as perps
-from stresslev.engine import lenders, profile, waterfall, winners
+from stresslev.engine import lenders, loan_profile, profile, waterfall, winners
 from stresslev.engine.accounts import Assumed, Bankrupt, Demand, Fills, Settlement
 from stresslev.engine.flow import Closing, Conditions, Flow, coins_to_market, faces, fill_displaced, push, traded
 from stresslev.engine.health import Prices, contract_gain
 from stresslev.engine.lenders import Terms
+from stresslev.engine.loan_profile import LoanProfile, LoanProfileDemand
 from stresslev.engine.loans import LoanDemand, Loans, LoanSettlement
 from stresslev.engine.prices import prices
 from stresslev.engine.profile import Profile, ProfileDemand
@@ -81,7 +82,7 @@ def lending_terms(state: State, threshold: Array) -> Terms:
 class _Asked:
     """Demands by population, and their sums."""
 
-    single: tuple[Demand | LoanDemand | ProfileDemand, ...]
+    single: tuple[Demand | LoanDemand | ProfileDemand | LoanProfileDemand, ...]
     grants: tuple[Array | None, ...]  # by population: share of each account's demand, where pools chose single accounts
     share: Array  # (V,) granted of the others' demand
     short: Array  # () bool, somebody had to wait for capacity
@@ -96,6 +97,8 @@ def _ask(state: State, system: System, conditions: Conditions, seen: Prices, cap
             found.append(lenders.demand(p, system.lending.rules, lending_terms(state, conditions.threshold), seen))
         elif isinstance(p, Profile):
             found.append(profile.demand(p, system, conditions.multiplier, seen))
+        elif isinstance(p, LoanProfile):
+            found.append(loan_profile.demand(p, system, lending_terms(state, conditions.threshold), seen))
         else:
             found.append(perps.demand(p, system, conditions.multiplier, seen))
     notional = sum(d.notional for d in found)
@@ -121,7 +124,7 @@ def _closing(asked: _Asked, assets: int) -> Closing:
     longs = shorts = sold = bought = jnp.zeros((column.shape[0], assets), column.dtype)
     for d, grant in zip(asked.single, asked.grants, strict=True):
         part = column if grant is None else jnp.ones_like(column)
-        if isinstance(d, LoanDemand):
+        if isinstance(d, LoanDemand | LoanProfileDemand):
             sold, bought = sold + part * d.sold, bought + part * d.bought
         else:
             longs, shorts, sold = longs + part * d.long_quantity, shorts + part * d.short_quantity, sold + part * d.coins
@@ -188,7 +191,7 @@ def _deleveraging(state: State, system: System, conditions: Conditions, seen: Pr
 class _Assumption:
     """What winners did, summed."""
 
-    populations: tuple[Accounts | Loans | Profile, ...]
+    populations: tuple[Accounts | Loans | Profile | LoanProfile, ...]
     longs: Array  # (V, A) coins of winning longs closed
     shorts: Array
     cash_change: Array  # (V,)
@@ -220,7 +223,7 @@ def _assume(state: State, settled, system: System, conditions: Conditions, seen:
 class _Done:
     """What was settled, over all populations."""
 
-    populations: tuple[Accounts | Loans | Profile, ...]
+    populations: tuple[Accounts | Loans | Profile | LoanProfile, ...]
     perps: Settlement | None
     loans: LoanSettlement | None
 
@@ -235,6 +238,9 @@ def _settle(populations, system, conditions, seen: Prices, asked: _Asked, fills:
         elif isinstance(p, Profile):
             p, s = profile.settle(p, system, seen, d, fills)
             closed.append(s)
+        elif isinstance(p, LoanProfile):
+            p, s = loan_profile.settle(p, system, terms, seen, d, asked.share)
+            repaid.append(s)
         else:
             p, s = perps.settle(p, system, conditions.multiplier, seen, d, replace(fills, grant=grant))
             closed.append(s)

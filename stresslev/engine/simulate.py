@@ -8,16 +8,19 @@ import jax.numpy as jnp
 from jax import Array
 
 from stresslev.engine import accounts as perps
-from stresslev.engine import cover, funding, lenders, marks, profile, rates, traders, venues
+from stresslev.engine import cover, funding, lenders, loan_profile, marks, profile, rates, traders, venues
 from stresslev.engine import market as markets
 from stresslev.engine.batch import Rules, run
 from stresslev.engine.leverage import adapt, caps
 from stresslev.engine.leverage.caps import CapState
 from stresslev.engine.leverage.in_force import fixed_terms
+from stresslev.engine.loan_profile import LoanProfile
 from stresslev.engine.loans import Loans
 from stresslev.engine.profile import Profile
 from stresslev.engine.step import Record, open_interest
 from stresslev.engine.types import Accounts, Channels, Ledger, LendingLedger, Path, Policy, State, System
+
+Population = Accounts | Loans | Profile | LoanProfile
 
 #: Least residual, as a share of open interest and loans, that counts as a numerical failure.
 RESIDUAL_TOLERANCE = {"float32": 1e-5, "float64": 1e-9}
@@ -29,7 +32,7 @@ def all_channels(dtype) -> Channels:
     return Channels(price=one, owners=one, receipts=one, credit=one)
 
 
-def _prepared(population: Accounts | Loans | Profile, policy: Policy | None) -> Accounts | Loans | Profile:
+def _prepared(population: Population, policy: Policy | None) -> Population:
     """A population that remembers what the policy needs it to."""
     if policy is None or not isinstance(population, Accounts):
         return population
@@ -40,7 +43,7 @@ def _prepared(population: Accounts | Loans | Profile, policy: Policy | None) -> 
 
 
 def initial_state(
-    system: System, populations: tuple[Accounts | Loans | Profile, ...], *, policy: Policy | None = None, mark_history: int = 1, notice: int = 1
+    system: System, populations: tuple[Population, ...], *, policy: Policy | None = None, mark_history: int = 1, notice: int = 1
 ) -> State:
     """The state before the first step: makers hold the customers' net position, so every book closes.
 
@@ -54,8 +57,8 @@ def initial_state(
     none = jnp.zeros((pools, assets), zero.dtype)
     longs = shorts = supplied = owed = none
     for p in populations:
-        if isinstance(p, Loans):
-            supply, debt, _ = lenders.totals(p, pools, assets)
+        if isinstance(p, Loans | LoanProfile):
+            supply, debt, _ = loan_profile.totals(p, system) if isinstance(p, LoanProfile) else lenders.totals(p, pools, assets)
             supplied, owed = supplied + supply, owed + debt
         else:
             _, more_longs, more_shorts = profile.totals(p, system) if isinstance(p, Profile) else perps.totals(p, pools, assets)
@@ -130,7 +133,7 @@ def residual_tolerance(state: State, system: System) -> Array:
 def simulate(
     system: System,
     policy: Policy,
-    populations: tuple[Accounts | Loans | Profile, ...],
+    populations: tuple[Population, ...],
     path: Path,
     *,
     max_rounds: int = 3,

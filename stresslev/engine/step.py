@@ -14,6 +14,7 @@ from stresslev.engine.flow import Conditions, Flow, common_fill, push
 from stresslev.engine.health import Prices
 from stresslev.engine.leverage import adapt
 from stresslev.engine.leverage.in_force import fixed_terms, sized
+from stresslev.engine.loan_profile import LoanProfile
 from stresslev.engine.loans import Loans
 from stresslev.engine.prices import Seen, common_log_price, mark_log_price, prices, venue_log_price
 from stresslev.engine.profile import Profile
@@ -213,7 +214,7 @@ def _begin(state: State, system: System, conditions: Conditions) -> State:
     for p in state.populations:
         if isinstance(p, Loans):
             populations.append(lenders.begin_step(p, lending_terms(state, conditions.threshold), seen))
-        elif isinstance(p, Profile):
+        elif isinstance(p, Profile | LoanProfile):
             populations.append(p)
         else:
             populations.append(perps.begin_step(p, system, conditions.multiplier, seen))

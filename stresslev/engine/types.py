@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # these modules work on accounts, and import this one
     from stresslev.engine.leverage.score import RiskScore
     from stresslev.engine.leverage.size import SizeSchedule
     from stresslev.engine.leverage.transition import Transition
+    from stresslev.engine.loan_profile import LoanDistribution, LoanProfile
     from stresslev.engine.profile import Distribution, Profile
     from stresslev.engine.span import Span
     from stresslev.engine.traders import TraderRules, TraderState
@@ -159,7 +160,8 @@ class System:
     owners: Owners | None = None
     traders: "TraderRules | None" = None
     runs: RunRules | None = None
-    profile: "Distribution | None" = None  # of the accounts in a liquidation profile
+    profile: "Distribution | None" = None  # of the perp accounts in a liquidation profile
+    loan_profile: "LoanDistribution | None" = None  # of the loans in one
 
 
 @jax.tree_util.register_dataclass
@@ -306,7 +308,7 @@ class Cover:
 class State:
     """Everything a step carries."""
 
-    populations: "tuple[Accounts | Loans | Profile, ...]"
+    populations: "tuple[Accounts | Loans | Profile | LoanProfile, ...]"
     market: Market
     ledger: Ledger
     status: Array  # () int32, bits of `status`

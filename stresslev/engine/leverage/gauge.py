@@ -7,10 +7,11 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from stresslev.engine import accounts as perps
-from stresslev.engine import lenders, profile
+from stresslev.engine import lenders, loan_profile, profile
 from stresslev.engine.flow import Closing, coins_to_market
 from stresslev.engine.health import Prices
 from stresslev.engine.lenders import Terms
+from stresslev.engine.loan_profile import LoanProfile
 from stresslev.engine.loans import Loans
 from stresslev.engine.profile import Profile
 from stresslev.engine.types import State, System
@@ -45,8 +46,9 @@ def _closed(state: State, system: System, multiplier: Array, terms: Terms | None
     """(V, A) USD of each asset that would have to be sold, less bought, at these prices."""
     sold = jnp.zeros_like(prices.mark)
     for p in state.populations:
-        if isinstance(p, Loans):
-            d = lenders.demand(p, system.lending.rules, terms, prices)
+        if isinstance(p, Loans | LoanProfile):
+            of_loans = isinstance(p, Loans)
+            d = lenders.demand(p, system.lending.rules, terms, prices) if of_loans else loan_profile.demand(p, system, terms, prices)
             sold = sold + (d.sold - d.bought) * prices.venue
         else:
             d = profile.demand(p, system, multiplier, prices) if isinstance(p, Profile) else perps.demand(p, system, multiplier, prices)
