@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from stresslev.engine import lenders
-from stresslev.engine.blocks import pool_sum
+from stresslev.engine.blocks import over_devices, pool_sum
 from stresslev.engine.health import assess, rules_for
 from stresslev.engine.lenders import Terms
 from stresslev.engine.leverage import gauge
@@ -81,7 +81,7 @@ def by_group(state: State, system: System, groups: tuple[jax.Array, ...]):
         for i, values in enumerate((jnp.where(open_now, size, 0), jnp.where(open_now, equity, 0), p.liquidated, jnp.ones_like(p.liquidated))):
             values = values.astype(totals[i].dtype)
             sums = [pool_sum(jnp.sum(jnp.where(group == g, values, 0), axis=1), p.block_pool, pools) for g in range(len(GROUPS))]
-            totals[i] = totals[i] + jnp.stack(sums, axis=1)
+            totals[i] = totals[i] + over_devices(jnp.stack(sums, axis=1), p.axis)
     return tuple(totals)
 
 

@@ -30,6 +30,16 @@ def arrays(system: SystemSpec, grid: Grid, customers: np.ndarray) -> dict:
     return {"receipts": receipts, "credit": credit}
 
 
+def table(ids, owners: int) -> np.ndarray:
+    """(owners, M) int32 `Owners.links` of links to these owners, by population; M is the most that any of them has."""
+    who = np.concatenate([np.asarray(i, np.int64) for i in ids])
+    count = np.bincount(who, minlength=owners)
+    order = np.argsort(who, kind="stable")
+    found = np.full((owners, max(count.max(initial=0), 1)), np.iinfo(np.int32).max, np.int32)
+    found[who[order], np.arange(len(who)) - np.repeat(np.cumsum(count) - count, count)] = order
+    return found
+
+
 def owners(spec: OwnersSpec | None, slots: tuple[np.ndarray, ...], ids: tuple[np.ndarray, ...]) -> Owners | None:
     """Owners with more than one account.
 
@@ -53,7 +63,7 @@ def owners(spec: OwnersSpec | None, slots: tuple[np.ndarray, ...], ids: tuple[np
     return Owners(
         slot=tuple(kept_slots),
         owner=tuple(kept_ids),
-        nobody=np.zeros(len(linked)),
+        links=table(kept_ids, len(linked)),
         top_up=np.array(float(spec.top_up)),
         keep=np.array(float(spec.keep)),
     )

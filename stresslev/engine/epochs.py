@@ -17,6 +17,7 @@ from stresslev.engine.blocks import pool_sum
 from stresslev.engine.leverage import adapt
 from stresslev.engine.leverage.in_force import fixed_terms, sized
 from stresslev.engine.loans import Loans
+from stresslev.engine.owners import by_owner
 from stresslev.engine.prices import common_log_price, venue_log_price
 from stresslev.engine.profile import Profile
 from stresslev.engine.span import Span, distance_kept, sleepers
@@ -135,11 +136,11 @@ def predict(state: State, system: System, policy: Policy, path: Path, ahead: Arr
 
 def _woken(masks: tuple[Array, ...], owners: Owners) -> tuple[Array, ...]:
     """Accounts of one owner wake together: one that is called is met from the others."""
-    called = jnp.zeros(owners.nobody.shape, bool)
-    for mask, slot, who in zip(masks, owners.slot, owners.owner, strict=True):
-        called = called.at[who].max(mask.reshape(-1)[slot])
+    awake = tuple(mask.reshape(-1)[slot] for mask, slot in zip(masks, owners.slot, strict=True))
+    called = by_owner(owners, awake)
     return tuple(
-        mask.reshape(-1).at[slot].max(called[who]).reshape(mask.shape) for mask, slot, who in zip(masks, owners.slot, owners.owner, strict=True)
+        mask.reshape(-1).at[slot].set(one | called[who], unique_indices=True).reshape(mask.shape)
+        for mask, one, slot, who in zip(masks, awake, owners.slot, owners.owner, strict=True)
     )
 
 
@@ -201,21 +202,36 @@ def _scattered(population: Accounts | Loans, after: Accounts | Loans, slots: Arr
 
 
 def _owners(owners: Owners, slots: tuple[Array, ...], sizes: tuple[int, ...], share: float) -> tuple[Owners, Array]:
-    """Links of the accounts that are awake, by their places among those, and whether there was room for them (twice `share` of all links).
+    """Links of the accounts that are awake, by their places among those, and whether there was room for them (twice `share` of all links and owners).
 
-    Unused room points past the end, where an empty account stands.
+    Accounts of one owner wake together, so an owner has all links or none. Unused room points past the end, where an empty account stands.
     """
-    moved, who, fits = [], [], jnp.array(True)
-    for slot, owner, found, size in zip(owners.slot, owners.owner, slots, sizes, strict=True):
+    moved, rows, awake, fits, before = [], [], [], jnp.array(True), 0
+    for slot, found, size in zip(owners.slot, slots, sizes, strict=True):
         links, places = slot.shape[0], jnp.arange(found.shape[0], dtype=jnp.int32)
         place = jnp.full((size,), -1, jnp.int32).at[found].set(places, mode="drop")[slot]
+        place = jnp.where(slot < size, place, -1)
         capacity = min(links, int(2 * share * links) + 64)
-        row = jnp.nonzero(place >= 0, size=capacity, fill_value=links)[0]
+        row = jnp.nonzero(place >= 0, size=capacity, fill_value=links)[0].astype(jnp.int32)
         past = found.shape[0] + jnp.arange(capacity, dtype=jnp.int32)
         moved.append(jnp.where(row < links, place.at[row].get(mode="fill", fill_value=0), past))
-        who.append(owner.at[row].get(mode="fill", fill_value=0))
+        # where each link has gone, among those of all populations that are awake
+        now = before + jnp.arange(capacity, dtype=jnp.int32)
+        rows.append(jnp.full((links,), jnp.iinfo(jnp.int32).max).at[row].set(now, mode="drop"))
         fits &= jnp.sum(place >= 0, dtype=jnp.int32) <= capacity
-    return replace(owners, slot=tuple(moved), owner=tuple(who)), fits
+        awake.append((place >= 0, row))
+        before += capacity
+    everybody = owners.links.shape[0]
+    called = by_owner(owners, tuple(mask for mask, _ in awake))
+    capacity = min(everybody, int(2 * share * everybody) + 64)
+    kept = jnp.nonzero(called, size=capacity, fill_value=everybody)[0]
+    rank = jnp.cumsum(called, dtype=jnp.int32) - 1
+    nowhere = jnp.iinfo(jnp.int32).max
+    links = owners.links.at[kept].get(mode="fill", fill_value=nowhere)
+    links = jnp.concatenate(rows).at[links].get(mode="fill", fill_value=nowhere)
+    who = tuple(rank[owner.at[row].get(mode="fill", fill_value=0)] for owner, (_, row) in zip(owners.owner, awake, strict=True))
+    fits &= jnp.sum(called, dtype=jnp.int32) <= capacity
+    return replace(owners, slot=tuple(moved), owner=who, links=links), fits
 
 
 def _steps_left(path: Path, steps: Array) -> Array:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from stresslev.engine.blocks import add_by_pool, busy_blocks, column, over_batches, pool_sum, put, take
+from stresslev.engine.blocks import add_by_pool, busy_blocks, column, over_batches, over_devices, pool_sum, put, take
 
 #: Roundings by which what is received may fall short of what is required and still be enough.
 _EVEN = 64
@@ -34,6 +34,7 @@ class Loans:
     age: Array  # (nb, B) int32 consecutive steps that began under margin, the present one included
     block_pool: Array  # (nb,) int32
     assets: tuple[int, ...] | None = field(default=None, metadata={"static": True})  # of `supply` and `debt` in the system; None: all, in order
+    axis: str | None = field(default=None, metadata={"static": True})  # of the mesh, over which the blocks are dealt out; None: one device
 
 
 @jax.tree_util.register_dataclass
@@ -173,7 +174,7 @@ def equity(loans: Loans, supply_index: Array, borrow_index: Array, mark: Array) 
 def negative_equity(loans: Loans, supply_index: Array, borrow_index: Array, mark: Array) -> Array:
     """(V,) USD by which accounts still open owe more than they hold: losses made and not settled."""
     short = jnp.maximum(-equity(loans, supply_index, borrow_index, mark), 0)
-    return pool_sum(jnp.sum(short, axis=1), loans.block_pool, mark.shape[0])
+    return over_devices(pool_sum(jnp.sum(short, axis=1), loans.block_pool, mark.shape[0]), loans.axis)
 
 
 def totals(loans: Loans, pools: int) -> tuple[Array, Array, Array]:
@@ -182,7 +183,8 @@ def totals(loans: Loans, pools: int) -> tuple[Array, Array, Array]:
     def by_pool(values):
         return pool_sum(jnp.sum(values, axis=1), loans.block_pool, pools)
 
-    return jnp.stack([by_pool(s) for s in loans.supply], axis=1), jnp.stack([by_pool(d) for d in loans.debt], axis=1), by_pool(loans.cash)
+    units = [jnp.stack([by_pool(x) for x in several], axis=1) for several in (loans.supply, loans.debt)]
+    return over_devices((*units, by_pool(loans.cash)), loans.axis)
 
 
 def _triggered(loans: Loans, threshold: Array, supply_index: Array, borrow_index: Array, mark: Array) -> Array:
@@ -371,10 +373,11 @@ def demand(loans: Loans, rules: LendingRules, threshold: Array, supply_index: Ar
 
     zero, zeros = jnp.zeros((pools,), mark.dtype), jnp.zeros((pools, assets), mark.dtype)
     init = (zero, zeros, zeros, jnp.zeros((pools,), jnp.int32))
-    notional, sold, bought, waiting = over_batches(blocks, count, loans.cash.shape[1], body, init)
+    sums = over_batches(blocks, count, loans.cash.shape[1], body, init)
+    (notional, sold, bought, waiting), triggered = over_devices((sums, pool_sum(under, loans.block_pool, pools)), loans.axis)
     return LoanDemand(
         under=below,
-        triggered=pool_sum(under, loans.block_pool, pools),
+        triggered=triggered,
         notional=notional,
         sold=sold,
         bought=bought,
@@ -486,4 +489,5 @@ def settle(
         )
         return loans, done
 
-    return over_batches(asked.blocks, asked.count, loans.cash.shape[1], body, (loans, nothing))
+    after, done = over_batches(asked.blocks, asked.count, loans.cash.shape[1], body, (loans, nothing))
+    return after, over_devices(done, loans.axis)
