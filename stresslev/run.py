@@ -14,6 +14,7 @@ from stresslev.book.book import Book
 from stresslev.config.load import Plan, data_file
 from stresslev.config.spec import ScenarioSpec
 from stresslev.metrics import Finding
+from stresslev.sharding import ONE, Sharding
 from stresslev.shocks.paths import Shock, build
 from stresslev.simulation import Progress, attribute, silent, simulate_scenario
 
@@ -70,8 +71,10 @@ def at_start(plan: Plan, book: Book, shock: Shock) -> Book:
     return sample.margined(book.at_prices(assemble.reference_prices(plan.system, shock)), plan.system)
 
 
-def run_plan(plan: Plan, progress: Progress = silent) -> Outcome:
+def run_plan(plan: Plan, progress: Progress = silent, sharding: Sharding = ONE) -> Outcome:
     """Run every scenario of a plan and hold the results against its limits.
+
+    Args: `sharding` over which devices the accounts are dealt out, `Sharding.over(jax.devices())` for all there are; one without it.
 
     Raises:
       InputError: a book, price file or limit that cannot be used.
@@ -88,9 +91,9 @@ def run_plan(plan: Plan, progress: Progress = silent) -> Outcome:
     with jax.enable_x64(plan.run.precision == 64):
         for scenario in plan.scenarios:
             shock = shocks[scenario.name]
-            datasets[scenario.name] = simulate_scenario(plan, scenario, shock, at_start(plan, book, shock), progress)
+            datasets[scenario.name] = simulate_scenario(plan, scenario, shock, at_start(plan, book, shock), progress, sharding)
             if plan.run.attribution:
-                parts = attribute(plan, scenario, shock, at_start(plan, smaller, shock), progress)
+                parts = attribute(plan, scenario, shock, at_start(plan, smaller, shock), progress, sharding)
                 datasets[scenario.name] = datasets[scenario.name].merge(parts, combine_attrs="override")
     values = {name: metrics.evaluate(ds) for name, ds in datasets.items()}
     return Outcome(

@@ -23,11 +23,12 @@ from stresslev.engine.loans import Loans
 from stresslev.engine.prices import Seen, prices
 from stresslev.engine.profile import Profile
 from stresslev.engine.round import pool_cash, pool_coins
-from stresslev.engine.simulate import advance, advance_batch, all_channels, initial_state, residual_tolerance
+from stresslev.engine.simulate import all_channels, residual_tolerance
 from stresslev.engine.step import Record, open_interest
+from stresslev.engine.types import Accounts, Policy, State, System, cast
 from stresslev.engine.types import Path as EnginePath
-from stresslev.engine.types import Policy, State, System, cast
 from stresslev.errors import NumericalFailure
+from stresslev.sharding import ONE, Sharding
 from stresslev.shocks.paths import Shock
 
 #: Called as progress(stage, done, total); stages are "book" and the scenarios' names.
@@ -55,7 +56,9 @@ class Prepared:
     system: System
     policy: Policy
     path: EnginePath
-    state: State
+    state: State  # as placed by `sharding`
+    placed: tuple[System, Policy]  # the two above, as placed
+    sharding: Sharding
     tolerance: jax.Array
     layout: Layout
     dtype: type
@@ -73,10 +76,10 @@ def _book_figures(plan: Plan, book: Book) -> tuple[np.ndarray, np.ndarray]:
     return np.where(lends, 0, customers), np.where(lends[:, None], supplied, 0)
 
 
-def prepare(plan: Plan, scenario: ScenarioSpec, shock: Shock, book: Book, kept: str | None = None) -> Prepared:
+def prepare(plan: Plan, scenario: ScenarioSpec, shock: Shock, book: Book, kept: str | None = None, sharding: Sharding = ONE) -> Prepared:
     """The engine's view of a scenario. Must be called inside `jax.enable_x64(plan.run.precision == 64)`.
 
-    Args: `kept` instead of the plan's `run.population`.
+    Args: `kept` instead of the plan's `run.population`; `sharding` over which devices the accounts are dealt out.
 
     Raises:
       InputError: a liquidation profile was asked for and can hold nobody.
@@ -103,15 +106,16 @@ def prepare(plan: Plan, scenario: ScenarioSpec, shock: Shock, book: Book, kept: 
         runs=assemble.run_rules(scenario.behaviour, plan.system, grid),
     )
     policy = assemble.policy_arrays(plan.policy, plan.system, grid, system.funding)
-    populations = tuple(jax.tree.map(jnp.array, p) for p in layout.populations)
+    populations = layout.populations
     if parted.rows.size:
         system, together = population.with_profile(system, policy.maintenance_multiplier, book, parted.rows, dtype)
         populations += (together,)
     policy, system = cast(policy, dtype), cast(system, dtype)
-    state = initial_state(
-        system,
-        populations,
-        policy=policy,
+    placed = sharding.rules(system, populations), sharding.everywhere(policy)
+    state = sharding.initial_state(
+        placed[0],
+        tuple(sharding.deal(p) for p in populations),
+        policy=placed[1],
         mark_history=assemble.mark_history(plan.system, scenario.step_minutes),
         notice=assemble.notice_history(plan.policy, scenario.step_minutes),
     )
@@ -120,7 +124,9 @@ def prepare(plan: Plan, scenario: ScenarioSpec, shock: Shock, book: Book, kept: 
         policy=policy,
         path=cast(assemble.path_arrays(shock), dtype),
         state=state,
-        tolerance=residual_tolerance(state, system),
+        placed=placed,
+        sharding=sharding,
+        tolerance=residual_tolerance(sharding.bare(state), system),
         # the arrays are on the device now; rows and slots are still needed
         layout=dataclasses.replace(layout, populations=()),
         dtype=dtype,
@@ -143,24 +149,25 @@ def _advance(
     ready: Prepared, name: str, rounds: int, design: attribution.Design | None, progress: Progress, look: Look | None = None
 ) -> tuple[State, list[Record]]:
     """Run all steps; with a design, of all its runs at once (leading axis). `look` is shown the state after every chunk."""
+    sharding = ready.sharding
     if design is None:
-        channels, run = all_channels(ready.dtype), advance
+        channels, run = all_channels(ready.dtype), sharding.advance
         # the engine takes over the buffers of the state it is given, and two leaves of a fresh state may be the same buffer
         state = jax.tree.map(jnp.copy, ready.state)
     else:
-        channels, run = design.channels(ready.dtype), advance_batch
-        state = jax.tree.map(lambda x: jnp.copy(jnp.broadcast_to(x[None], (len(design.open), *x.shape))), ready.state)
+        channels, run = design.channels(ready.dtype), sharding.advance_batch
+        state = sharding.repeated(ready.state, len(design.open))
     steps = ready.path.log_price.shape[0]
     records, size = [], chunk_length(steps)
     progress(name, 0, steps)
     for start in range(0, steps, size):
         part = jax.tree.map(lambda x, start=start: x[start : start + size], ready.path)
-        state, record = run(state, ready.system, ready.policy, channels, part, jnp.int32(rounds), ready.tolerance)
-        records.append(jax.tree.map(np.asarray, record))
+        state, record = run(state, *ready.placed, channels, part, jnp.int32(rounds), ready.tolerance)
+        records.append(jax.tree.map(sharding.gathered, record))
         if look is not None:
             look(state, min(start + size, steps))
         progress(name, min(start + size, steps), steps)
-        _check(name, state.status)
+        _check(name, sharding.gathered(state.status))
     return state, records
 
 
@@ -181,20 +188,22 @@ def _advance_active(ready: Prepared, name: str, rounds: int, progress: Progress,
     return state, records, active
 
 
-def simulate_scenario(plan: Plan, scenario: ScenarioSpec, shock: Shock, book: Book, progress: Progress = silent) -> xr.Dataset:
+def simulate_scenario(
+    plan: Plan, scenario: ScenarioSpec, shock: Shock, book: Book, progress: Progress = silent, sharding: Sharding = ONE
+) -> xr.Dataset:
     """One scenario through the engine. Must be called inside `jax.enable_x64(plan.run.precision == 64)`; `run_plan` does.
 
     Raises:
       NumericalFailure: with the sentences of the status bits.
     """
-    ready = prepare(plan, scenario, shock, book)
-    before = _audit(ready.state, ready.system)
+    ready = prepare(plan, scenario, shock, book, sharding=sharding)
+    before = _audit(ready.state, ready.system, sharding)
     # who used how much leverage, and who was closed without need, only accounts can tell
     measures = plan.run.measures and ready.system.profile is None
     watch = _Watch(plan, ready, measures) if measures or plan.run.liquidation_map else None
     steps = ready.path.log_price.shape[0]
-    how = stepping.chosen(plan.run.stepping, ready.state, ready.policy, steps)
-    described = {"stepping": how} | ready.described
+    how = stepping.chosen(plan.run.stepping, ready.state, ready.policy, steps) if sharding.mesh is None else "all"
+    described = {"stepping": how} | ready.described | sharding.describe()
     if how == "active":
         state, records, active = _advance_active(ready, scenario.name, plan.run.max_rounds, progress, watch)
         described |= active.describe()
@@ -211,7 +220,7 @@ def simulate_scenario(plan: Plan, scenario: ScenarioSpec, shock: Shock, book: Bo
         minutes=shock.minutes,
         pools=book.pools,
         assets=book.assets,
-        attributes=_attributes(plan, scenario, state, _notes(ready, state)) | described,
+        attributes=_attributes(plan, scenario, state, _notes(ready, sharding.bare(state))) | described,
     )
     return dataset if watch is None else dataset.merge(watch.found(state, records, dataset), combine_attrs="override")
 
@@ -224,7 +233,7 @@ class _Watch:
 
     def __init__(self, plan: Plan, ready: Prepared, measures: bool):
         self.plan, self.ready, self.measures = plan, ready, measures
-        self.groups = observe.groups_of(ready.state, ready.system) if measures else ()
+        self.groups = self._groups() if measures else ()
         self.start = ready.state
         self.steps, self.standing = [0], [self._standing(ready.state)]
         self.map_steps, self.maps = [], []
@@ -232,17 +241,22 @@ class _Watch:
         self.every = -(-chunks // self.MAPS)
         self._map(ready.state, 0)
 
+    def _groups(self) -> tuple[jax.Array, ...]:
+        ready, sharding = self.ready, self.ready.sharding
+        sizes = sharding.apply(observe.sizes, ready.state, ready.placed[0], by_block=True)
+        pools = [p.block_pool for p in ready.state.populations]
+        return sharding.blocks(tuple(observe.group(sharding.gathered(s), sharding.gathered(v)) for s, v in zip(sizes, pools, strict=True)))
+
     def _standing(self, state: State):
-        return [_host(x) for x in observe.by_group(state, self.ready.system, self.groups)] if self.measures else []
+        if not self.measures:
+            return []
+        return [_host(x) for x in self.ready.sharding.apply(observe.by_group, state, self.ready.placed[0], blocks=self.groups)]
 
     def _map(self, state: State, step: int) -> None:
         if not self.plan.run.liquidation_map:
             return
-        system, policy = self.ready.system, self.ready.policy
-        multiplier = policy.maintenance_multiplier if state.leverage is None else state.leverage.maintenance
-        threshold = None if system.lending is None else jnp.maximum(1 - multiplier * (1 - system.lending.rules.liquidation_threshold), 0)
         self.map_steps.append(step)
-        self.maps.append(_host(observe.liquidation_map(state, system, multiplier, threshold)))
+        self.maps.append(_host(self.ready.sharding.apply(observe.present_map, state, *self.ready.placed)))
 
     def __call__(self, state: State, step: int) -> None:
         self.steps.append(step)
@@ -264,7 +278,9 @@ class _Watch:
         funding = None if state.funding is None else dataset.funding_index_usd.values[1:]
         # the fixed multiplier, so that a policy which raises requirements is not the judge of whom it spared
         fixed = self.ready.policy.maintenance_multiplier
-        count, closed = observe.unnecessary(self.start, state, self.ready.system, fixed, dataset.mark_usd.values[1:], funding)
+        own = self.ready.sharding.own
+        found = observe.unnecessary(own(self.start), own(state), self.ready.system, fixed, dataset.mark_usd.values[1:], funding)
+        count, closed = self.ready.sharding.total(*found)
         return {
             "group_notional_usd": notional[held],
             "group_equity_usd": equity[held],
@@ -275,13 +291,13 @@ class _Watch:
         }
 
 
-def attribute(plan: Plan, scenario: ScenarioSpec, shock: Shock, book: Book, progress: Progress = silent) -> xr.Dataset:
+def attribute(plan: Plan, scenario: ScenarioSpec, shock: Shock, book: Book, progress: Progress = silent, sharding: Sharding = ONE) -> xr.Dataset:
     """Losses by the way they travelled: runs of one scenario with channels shut. Must be called where `simulate_scenario` may be.
 
     Raises:
       NumericalFailure: with the sentences of the status bits.
     """
-    ready = prepare(plan, scenario, shock, book, "accounts")
+    ready = prepare(plan, scenario, shock, book, "accounts", sharding)
     design = attribution.design(attribution.present(plan.system, ready.system.owners is not None))
     _, records = _advance(ready, f"{scenario.name}: attribution", plan.run.max_rounds, design, progress)
     deficit = sum(_host(r.flows.deficit).sum(axis=1) for r in records)
@@ -324,7 +340,7 @@ def _attributes(plan: Plan, scenario: ScenarioSpec, state: State, notes: list[st
 
 def _initial(plan: Plan, ready: Prepared, shock: Shock) -> dict[str, np.ndarray]:
     """Levels at minute 0 by variable."""
-    system, state = ready.system, ready.state
+    system, state = ready.system, ready.sharding.bare(ready.state)
     reference = _host(system.reference_price)
     everywhere = np.broadcast_to(reference, system.tier_floor.shape[:2])
     variance = _host(system.reference_variance)
@@ -363,8 +379,9 @@ def _by_pool(values, block_pool, pools: int) -> np.ndarray:
     return np.bincount(np.asarray(block_pool), weights=np.asarray(values).sum(axis=1, dtype=float), minlength=pools)
 
 
-def _audit(state: State, system: System) -> _Audit:
+def _audit(state: State, system: System, sharding: Sharding) -> _Audit:
     pools, assets = system.tier_floor.shape[:2]
+    state = sharding.own(state)
     with jax.enable_x64(True):
         ledger = cast(state.ledger, np.float64)
         index = jnp.ones((pools, assets)), jnp.ones((pools, assets))
@@ -373,6 +390,7 @@ def _audit(state: State, system: System) -> _Audit:
         cash = np.array(pool_cash(ledger, cast(dataclasses.replace(system, owners=None), np.float64)))
         contracts, coins = np.array(ledger.maker_quantity), np.array(pool_coins(ledger, index[0]))
         index = tuple(np.array(i) for i in index)
+    cash, contracts, coins = (held + rest for held, rest in zip(_of_accounts(state, index, sharding), (cash, contracts, coins), strict=True))
     if state.venues is not None:
         contracts += _host(state.venues.arb_quantity)
         cash += _host(state.venues.arb_cash).sum(axis=1)
@@ -382,45 +400,53 @@ def _audit(state: State, system: System) -> _Audit:
         contracts += _host(held.quantity).sum(axis=0)
         coins += _host(held.hedge_quantity)
     for p in state.populations:
-        if isinstance(p, Loans):
-            cash += _by_pool(p.cash, p.block_pool, pools)
-            for a, s, d in zip(p.assets or range(assets), p.supply, p.debt, strict=True):
-                coins[:, a] += _by_pool(s, p.block_pool, pools) * index[0][:, a] - _by_pool(d, p.block_pool, pools) * index[1][:, a]
-        elif isinstance(p, Profile):
+        if isinstance(p, Profile):
             with jax.enable_x64(True):
                 held, longs, shorts = profile.totals(cast(p, np.float64), cast(system, np.float64))
             cash += _host(held)
             contracts += _host(longs) - _host(shorts)
-        else:
+    return _Audit(cash, contracts, coins)
+
+
+def _of_accounts(state: State, index: tuple[np.ndarray, np.ndarray], sharding: Sharding) -> tuple[np.ndarray, ...]:
+    """Cash, contracts and coins of all accounts, given this process's and the indices of lenders."""
+    pools, assets = index[0].shape
+    cash, contracts, coins = np.zeros(pools), np.zeros((pools, assets)), np.zeros((pools, assets))
+    for p in state.populations:
+        if isinstance(p, Loans):
+            cash += _by_pool(p.cash, p.block_pool, pools)
+            for a, s, d in zip(p.assets or range(assets), p.supply, p.debt, strict=True):
+                coins[:, a] += _by_pool(s, p.block_pool, pools) * index[0][:, a] - _by_pool(d, p.block_pool, pools) * index[1][:, a]
+        elif isinstance(p, Accounts):
             cash += _by_pool(p.equity_at_reference, p.block_pool, pools)
             for a, q in zip(p.contract_assets, p.quantity, strict=True):
                 contracts[:, a] += _by_pool(q, p.block_pool, pools)
             for a, k in zip(p.coin_assets, p.collateral, strict=True):
                 coins[:, a] += _by_pool(k, p.block_pool, pools)
-    return _Audit(cash, contracts, coins)
+    return sharding.total(cash, contracts, coins)
 
 
-def _latent(state: State, system: System, pools: int) -> np.ndarray:
-    """(V,) USD of negative equity in accounts that are still open."""
+def _latent(state: State, system: System) -> list[jax.Array]:
+    """By population, (V,) USD of negative equity in accounts that are still open."""
     seen = prices(state, system, Seen(mark=None, offset=jnp.zeros(()), outage=jnp.zeros((), bool)))
-    total = np.zeros(pools)
+    found = []
     for p in state.populations:
         if isinstance(p, Loans):
             rates = state.ledger.lending.rates
             terms = Terms(threshold=rates.supply_growth, supply_index=1 + rates.supply_growth, borrow_index=1 + rates.borrow_growth)
-            total += _host(lenders.negative_equity(p, terms, seen.venue))
+            found.append(lenders.negative_equity(p, terms, seen.venue))
         elif isinstance(p, Profile):
-            total += _host(profile.latent_deficit(p, system, seen))
+            found.append(profile.latent_deficit(p, system, seen))
         else:
-            total += _host(perps.latent_deficit(p, system, seen, pools))
-    return total
+            found.append(perps.latent_deficit(p, system, seen, system.insurance_fund.shape[0]))
+    return found
 
 
 def _final(plan: Plan, ready: Prepared, state: State, book: Book, before: _Audit, records: list[Record]) -> dict[str, np.ndarray]:
     """The variables that describe the whole run."""
     system, ledger, start = ready.system, state.ledger, ready.state.ledger
     pools = len(book.pools)
-    reference, after = _host(system.reference_price), _audit(state, system)
+    reference, after = _host(system.reference_price), _audit(state, system, ready.sharding)
     displaced = _host(records[-1].venue_price[-1]) - reference
     gain = displaced - (0 if state.funding is None else _host(state.funding.index))
     unit = np.broadcast_to(reference, gain.shape)
@@ -437,7 +463,7 @@ def _final(plan: Plan, ready: Prepared, state: State, book: Book, before: _Audit
         "customer_long": np.stack([_host(e.long_quantity) for e in ends]),
         "customer_short": np.stack([_host(e.short_quantity) for e in ends]),
         "maker_profit_usd": profit.sum(axis=1),
-        "latent_deficit_usd": _latent(state, system, pools),
+        "latent_deficit_usd": sum(_host(x) for x in ready.sharding.apply(_latent, state, ready.placed[0])),
         "debtrank": _debtrank(plan, ready),
         "total_cash_residual_usd": after.cash - before.cash - moved,
         "total_quantity_residual_usd": (after.contracts - before.contracts) * unit,
