@@ -108,6 +108,16 @@ def local(processes: int) -> list[Place]:
 # In a worker
 
 
+def _keep_stdout() -> None:
+    """Keep the output stream for what we say ourselves: gloo writes to it too."""
+    sys.stdout.flush()
+    ours = os.dup(1)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.close(nowhere)
+    sys.stdout = open(ours, "w", encoding=sys.stdout.encoding, errors=sys.stdout.errors, closefd=False)
+
+
 def join(here: Place, devices: int | None) -> None:
     """Meet the other processes; before anything is computed. Args: `devices` of each process, which on one machine must not be those of another."""
     import jax
@@ -153,6 +163,7 @@ def meet(here: Place | None, devices: int | None) -> "Sharding":
         jax.config.update("jax_num_cpu_devices", devices)  # what one processor stands in for; GPUs are as many as there are
     if here is not None:
         watch_parent()
+        _keep_stdout()
         join(here, devices)
     seen = jax.local_devices()
     wanted = devices or (1 if seen[0].platform == "cpu" else len(seen))
@@ -203,7 +214,8 @@ class _Worker:
         """How it ended without a word."""
         code = self.process.returncode
         if code < 0:
-            return f"was killed by signal {-code} ({signal.Signals(-code).name})"
+            why = ", as the system does when memory runs out" if code == -signal.SIGKILL else ""
+            return f"was killed by signal {-code} ({signal.Signals(-code).name}{why})"
         return f"ended with code {code} and without a result"
 
 
@@ -217,7 +229,8 @@ def _start(places: Sequence[Place], arguments: Sequence[str], folder: Path) -> I
             stream = None if errors is None else stack.enter_context(open(errors, "wb"))
             command = [sys.executable, "-m", "stresslev", *arguments]
             # a session of its own: an interrupt from the terminal comes here, and is passed on
-            yield _Worker(where, subprocess.Popen(command, env=told, stderr=stream, start_new_session=True), word, errors)
+            out = None if number == 0 else subprocess.DEVNULL
+            yield _Worker(where, subprocess.Popen(command, env=told, stdout=out, stderr=stream, start_new_session=True), word, errors)
 
 
 def _stop(workers: Sequence[_Worker]) -> None:
@@ -233,6 +246,8 @@ def _stop(workers: Sequence[_Worker]) -> None:
 def _verdict(workers: Sequence[_Worker], ended: Sequence[_Worker], tell) -> int:
     """Exit code of the run, once those have `ended` by themselves; `tell` is given what there is to say."""
     silent = [w for w in ended if w.said() is None]
+    # JAX aborts a process that has lost another: that is not the one to name
+    silent = [w for w in silent if w.process.returncode != -signal.SIGABRT] or silent
     failed = next(((w, w.said()["error"]) for w in ended if w.said() is not None and w.said()["error"]), None)
     if silent:
         for w in silent:
