@@ -22,7 +22,7 @@ from tests.systems import engine_case, random_case
 
 DEVICES = 8
 #: One program; the numbers have every mechanism at work, and queues by age, by health and pro rata.
-RICH = ("queue", "adl", "socialise", "lending", "owners")
+RICH = ("rules", "entries", "queue", "adl", "socialise", "lending", "owners")
 SEEDS = (1, 8, 10, 13, 26, 28, 39)
 
 
@@ -95,9 +95,6 @@ def levered(sharding) -> tuple[dict, dict]:
     state, rules, policy = placed(sharding, case)
     happened = {"reduced": sum(s.reduced_usd.sum() for s, *_ in one), "fees": sum(d.taker_fee.sum() for _, d, _ in one)}
     return apart(sharding.apply(leverage, state, rules, policy), one), {name: float(v) for name, v in happened.items()}
-        "reduced": float(sum(s.reduced_usd.sum() for s, *_ in one)),
-        "fee": float(sum(d.taker_fee.sum() for _, d, _ in one)),
-    }
 
 
 if __name__ == "__main__":
