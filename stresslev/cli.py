@@ -1,6 +1,6 @@
 """The command line: thin over the Python API.
 
-Exit codes: 0 within limits, 1 breached, 2 bad input, 3 numerical failure, 70 a defect of stresslev, 130 stopped.
+Exit codes: 0 within limits, 1 breached, 2 bad input, 3 numerical failure, 70 a defect of stresslev or a lost process, 130 stopped.
 """
 
 import os

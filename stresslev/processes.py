@@ -126,18 +126,18 @@ def join(here: Place, devices: int | None) -> None:
     if loopback:
         jax.config.update("jax_check_proxy_envs", False)  # nothing goes through a proxy
     mine = None if not loopback else range(here.process * (devices or 1), (here.process + 1) * (devices or 1))
-    jax.distributed.initialize(
-        coordinator_address=None if here.process is None else here.coordinator,
-        num_processes=here.processes,
-        process_id=here.process,
-        local_device_ids=mine,
-        cluster_detection_method=None if here.process is None else "deactivate",
-        initialization_timeout=START,
-        heartbeat_timeout_seconds=HEARTBEAT,
-        shutdown_timeout_seconds=END,
-        # nobody else is to reach it
-        coordinator_bind_address=here.coordinator if loopback else None,
-    )
+    known = {}
+    if here.process is not None:
+        known = {"coordinator_address": here.coordinator, "num_processes": here.processes, "process_id": here.process}
+        known |= {"cluster_detection_method": "deactivate"}
+    if loopback:
+        known |= {"coordinator_bind_address": here.coordinator}  # nobody else is to reach it
+    limits = {"initialization_timeout": START, "heartbeat_timeout_seconds": HEARTBEAT, "shutdown_timeout_seconds": END}
+    try:
+        jax.distributed.initialize(local_device_ids=mine, **known, **limits)
+    except ValueError as error:  # no launcher that JAX knows
+        fix = f"set {COORDINATOR}=HOST:PORT, {PROCESS} and {PROCESSES}"
+        raise InputError("environment", Problem(COORDINATOR, repr(here.coordinator), f"does not do: {error}", fix)) from None
 
 
 def part() -> None:
@@ -248,12 +248,13 @@ def _verdict(workers: Sequence[_Worker], ended: Sequence[_Worker], tell) -> int:
     silent = [w for w in ended if w.said() is None]
     # JAX aborts a process that has lost another: that is not the one to name
     silent = [w for w in silent if w.process.returncode != -signal.SIGABRT] or silent
+    other = "; most likely another process of the run was lost" if len(workers) == 1 else ""
     failed = next(((w, w.said()["error"]) for w in ended if w.said() is not None and w.said()["error"]), None)
     if silent:
         for w in silent:
-            tell(f"error: {w.place} {w.end()}" + ("; most likely another process of the run was lost" if len(workers) == 1 else ""))
+            tell(f"error: {w.place} {w.end()}{other if w.process.returncode != -signal.SIGKILL else ''}")
     elif failed is not None:
-        tell(f"error: {failed[0].place} failed: {failed[1]}")
+        tell(f"error: {failed[0].place} failed: {failed[1]}{other}")
     if silent or failed is not None:
         tell("the run was stopped; nothing was written")
         return LOST

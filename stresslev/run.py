@@ -13,6 +13,7 @@ from stresslev.book import files, sample
 from stresslev.book.book import Book
 from stresslev.config.load import Plan, data_file
 from stresslev.config.spec import ScenarioSpec
+from stresslev.errors import InputError, Problem
 from stresslev.metrics import Finding
 from stresslev.sharding import ONE, Sharding
 from stresslev.shocks.paths import Shock, build
@@ -81,6 +82,9 @@ def run_plan(plan: Plan, progress: Progress = silent, sharding: Sharding = ONE) 
       NumericalFailure: results that must not be used.
     """
     limits.check_names(plan.limits, plan.files["suite"])
+    if sharding.mesh is not None and plan.run.stepping == "active":
+        problem = Problem("run.stepping", "'active'", f"is for one device, and there are {sharding.devices}", "use 'all' or 'auto', or --devices 1")
+        raise InputError(plan.files["suite"], problem)
     began = time.perf_counter()
     shocks = {s.name: shock_of(plan, s) for s in plan.scenarios}
     progress("book", 0, 1)

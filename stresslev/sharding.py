@@ -170,13 +170,18 @@ class Sharding:
     def advance_batch(
         self, states: State, system: System, policy: Policy, channels: Channels, path: EnginePath, rounds, tolerance
     ) -> tuple[State, Record]:
-        """`simulate.advance_batch`: several runs, dealt out over the scenarios' axis of the mesh; their number must be a multiple of its length."""
+        """`simulate.advance_batch`: several runs, dealt out over the scenarios' axis of the mesh; their number must be `filled`."""
         if self.mesh is None:
             return simulate.advance_batch(states, system, policy, channels, path, rounds, tolerance)
         ways = jax.tree.map(lambda x: self._put(x, P(SCENARIOS)), channels)
         arguments = (states, system, policy, ways, *self.everywhere((path, rounds, tolerance)))
         inside = (_specs(states, True), *_specs(arguments[1:3]), P(SCENARIOS), P(), P(), P())
         return self._program(simulate.advance_batch, arguments, (_specs(states, True), P(SCENARIOS)), inside=inside, donate=(0,))(*arguments)
+
+    def filled(self, runs: int) -> int:
+        """The next number of runs that can be dealt out over groups."""
+        groups = 1 if self.mesh is None else self.mesh.shape[SCENARIOS]
+        return -(-runs // groups) * groups
 
     def repeated(self, state: State, times: int) -> State:
         """A state as often as asked for, with a leading axis of runs."""

@@ -155,8 +155,10 @@ def _advance(
         # the engine takes over the buffers of the state it is given, and two leaves of a fresh state may be the same buffer
         state = jax.tree.map(jnp.copy, ready.state)
     else:
-        channels, run = design.channels(ready.dtype), sharding.advance_batch
-        state = sharding.repeated(ready.state, len(design.open))
+        # runs that fill up the last group repeat the full run, and nobody reads them
+        runs = sharding.filled(len(design.open))
+        channels, run = jax.tree.map(lambda x: np.append(x, x[-1:].repeat(runs - len(x))), design.channels(ready.dtype)), sharding.advance_batch
+        state = sharding.repeated(ready.state, runs)
     steps = ready.path.log_price.shape[0]
     records, size = [], chunk_length(steps)
     progress(name, 0, steps)
@@ -202,7 +204,7 @@ def simulate_scenario(
     measures = plan.run.measures and ready.system.profile is None
     watch = _Watch(plan, ready, measures) if measures or plan.run.liquidation_map else None
     steps = ready.path.log_price.shape[0]
-    how = stepping.chosen(plan.run.stepping, ready.state, ready.policy, steps) if sharding.mesh is None else "all"
+    how = "all" if sharding.mesh is not None else stepping.chosen(plan.run.stepping, ready.state, ready.policy, steps)
     described = {"stepping": how} | ready.described | sharding.describe()
     if how == "active":
         state, records, active = _advance_active(ready, scenario.name, plan.run.max_rounds, progress, watch)
