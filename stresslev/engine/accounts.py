@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from stresslev.engine import margin, portfolio, requirement, select
-from stresslev.engine.blocks import add_by_pool, busy_blocks, column, over_batches, over_devices, pool_sum, put, take
+from stresslev.engine.blocks import add_by_pool, busy_blocks, column, count, once, over_batches, over_devices, pool_sum, put, take
 from stresslev.engine.health import (
     Health,
     Prices,
@@ -196,6 +196,11 @@ def _share_of(share: Array, grant: Array | None, some: Accounts, rows: Array) ->
     return column(share[some.block_pool]) if grant is None else take(grant, rows, 0)
 
 
+def find_under(accounts: Accounts, system: System, multiplier: Array, prices: Prices) -> Array:
+    """(nb, B) bool who is under margin."""
+    return once(lambda: assess(accounts, rules_for(accounts, system, multiplier, prices)).under, accounts.block_pool)
+
+
 def demand(accounts: Accounts, system: System, multiplier: Array, prices: Prices, grant: Array | None = None, under: Array | None = None) -> Demand:
     """What the population asks to have closed at these prices.
 
@@ -204,8 +209,9 @@ def demand(accounts: Accounts, system: System, multiplier: Array, prices: Prices
     """
     pools, assets = multiplier.shape
     if under is None:
-        under = assess(accounts, rules_for(accounts, system, multiplier, prices)).under
-    blocks, count = busy_blocks(under)
+        under = find_under(accounts, system, multiplier, prices)
+    triggered = count(under)
+    blocks, busy = busy_blocks(triggered > 0)
 
     dtype = prices.mark.dtype
     zero = jnp.zeros((pools,), dtype)
@@ -233,9 +239,9 @@ def demand(accounts: Accounts, system: System, multiplier: Array, prices: Prices
             add_by_pool(waiting, waits, some.block_pool),
         )
 
-    sums = over_batches(blocks, count, _block_size(accounts), body, init)
-    many_under = pool_sum(jnp.sum(under, axis=1, dtype=jnp.int32), accounts.block_pool, pools)
-    (notional, longs, shorts, coins, waiting), triggered = over_devices((sums, many_under), accounts.axis)
+    sums = over_batches(blocks, busy, _block_size(accounts), body, init)
+    found = over_devices((sums, pool_sum(triggered, accounts.block_pool, pools)), accounts.axis)
+    (notional, longs, shorts, coins, waiting), triggered = found
     return Demand(
         under=under,
         triggered=triggered,
@@ -245,7 +251,7 @@ def demand(accounts: Accounts, system: System, multiplier: Array, prices: Prices
         short_quantity=spread(shorts, accounts.contract_assets, assets),
         coins=_spread_coins(accounts, coins, zero, assets),
         blocks=blocks,
-        count=count,
+        count=busy,
     )
 
 
@@ -449,7 +455,7 @@ def begin_step(accounts: Accounts, system: System, multiplier: Array, prices: Pr
     """Count the steps that each account has been under margin; nothing to do for a population that does not keep count."""
     if accounts.age is None:
         return accounts
-    under = assess(accounts, rules_for(accounts, system, multiplier, prices)).under
+    under = find_under(accounts, system, multiplier, prices)
     return replace(accounts, age=jnp.where(under, accounts.age + 1, 0))
 
 

@@ -65,9 +65,21 @@ def own(x: Array, axis: str | None) -> Array:
     return x if axis is None else x.reshape(-1, lax.axis_size(axis))[:, lax.axis_index(axis)]
 
 
-def busy_blocks(mask: Array) -> tuple[Array, Array]:
-    """Blocks in which `mask` (nb, B) holds for somebody: (nb,) int32, those first, then out-of-range fill; and () int32 how many."""
-    some = jnp.any(mask, axis=1)
+def once(work, block_pool: Array):
+    """`work()`, an array over all accounts, worked out once and kept: left alone, XLA works it out anew for every sum that it goes into.
+
+    A branch keeps it from that. Args: `block_pool` (nb,) int32, which is never negative; XLA does not know that.
+    """
+    return lax.cond(block_pool[0] >= 0, work, lambda: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(work)))
+
+
+def count(mask: Array) -> Array:
+    """(nb,) int32 for how many accounts of each block `mask` (nb, B) holds. Exact: a block has fewer than 2^24."""
+    return (mask.astype(jnp.float32) @ jnp.ones(mask.shape[1:], jnp.float32)).astype(jnp.int32)
+
+
+def busy_blocks(some: Array) -> tuple[Array, Array]:
+    """Blocks for which `some` (nb,) holds: (nb,) int32, those first, then out-of-range fill; and () int32 how many."""
     blocks = jnp.nonzero(some, size=some.shape[0], fill_value=some.shape[0])[0].astype(jnp.int32)
     return blocks, jnp.sum(some, dtype=jnp.int32)
 

@@ -13,16 +13,16 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from stresslev.engine import market as markets
-from stresslev.engine.blocks import pool_sum
+from stresslev.engine import places
 from stresslev.engine.leverage import adapt
 from stresslev.engine.leverage.in_force import fixed_terms, sized
-from stresslev.engine.loans import Loans
 from stresslev.engine.owners import by_owner
+from stresslev.engine.places import Ranks, place_of
 from stresslev.engine.prices import common_log_price, venue_log_price
 from stresslev.engine.profile import Profile
 from stresslev.engine.span import Span, distance_kept, sleepers
 from stresslev.engine.step import Record, liquidation_thresholds, open_interest, requirement_multiplier, step
-from stresslev.engine.types import Accounts, Channels, Owners, Path, Policy, State, System
+from stresslev.engine.types import Channels, Owners, Path, Policy, State, System
 
 #: Most steps of an epoch: the length of the compiled scan.
 LONGEST = 64
@@ -144,94 +144,35 @@ def _woken(masks: tuple[Array, ...], owners: Owners) -> tuple[Array, ...]:
     )
 
 
-def room(population: Accounts | Loans, share: float) -> tuple[int, int]:
-    """Blocks and accounts per block that hold a share of a population, with a block to spare for each pool and an empty one at the end. Static."""
-    blocks, size = population.liquidated.shape
-    wanted = max(int(blocks * size * share), 1)
-    small = max(8, min(size, 1 << max((wanted // 32).bit_length() - 1, 0)))
-    return -(-wanted // small) + 9, small
-
-
-def _place(mask: Array, block_pool: Array, shape: tuple[int, int], pools: int) -> tuple[Array, Array, Array]:
-    """Where the accounts of a mask go when they are gathered.
-
-    Returns: (C,) int32 flat slot of the account in each place, out of range where there is none; (blocks,) int32 pool of each block; () bool whether
-    there was room. Accounts keep their order, and each block is of one pool. `block_pool` must be in order.
-    """
-    blocks, size = shape
-    capacity = blocks * size
-    rank = jnp.cumsum(mask, axis=1, dtype=jnp.int32)
-    counts = rank[:, -1]
-    by_pool = pool_sum(counts, block_pool, pools)
-    needed = -(-by_pool // size)
-    ends = jnp.cumsum(needed)
-    first = (ends - needed) * size  # place of a pool's first account
-    before = jnp.cumsum(counts) - counts
-    of_pool = jnp.cumsum(by_pool) - by_pool
-    offset = first[block_pool] + before - of_pool[block_pool]
-    place = jnp.where(mask, offset[:, None] + rank - 1, capacity)
-    slots = jnp.arange(mask.size, dtype=jnp.int32)
-    # the last block stays empty: it stands for accounts that sleep
-    fits = ends[-1] < blocks
-    found = jnp.full((capacity,), mask.size, jnp.int32).at[place.reshape(-1)].set(slots, mode="drop", unique_indices=True)
-    pool = jnp.minimum(jnp.searchsorted(ends, jnp.arange(blocks, dtype=ends.dtype), side="right"), pools - 1).astype(jnp.int32)
-    return found, pool, fits
-
-
-def _gathered(population: Accounts | Loans, slots: Array, pool: Array, shape: tuple[int, int]) -> Accounts | Loans:
-    """The accounts at these slots as a population; empty ones where there is none."""
-
-    def take(x: Array) -> Array:
-        if x.ndim != 2:
-            return x
-        return x.reshape(-1).at[slots].get(mode="fill", fill_value=False if x.dtype == jnp.bool_ else 0).reshape(shape)
-
-    some = jax.tree.map(take, population)
-    if isinstance(some, Loans):
-        return replace(some, block_pool=pool)
-    there = (slots < population.liquidated.size).reshape(shape)
-    whole = {name: jnp.where(there, x, 1) for name in ("appetite", "allowed") if (x := getattr(some, name)) is not None}
-    return replace(some, block_pool=pool, entry=tuple(jnp.where(there, e, 1) for e in some.entry), **whole)
-
-
-def _scattered(population: Accounts | Loans, after: Accounts | Loans, slots: Array) -> Accounts | Loans:
-    def put(x: Array, new: Array) -> Array:
-        return x if x.ndim != 2 else x.reshape(-1).at[slots].set(new.reshape(-1), mode="drop").reshape(x.shape)
-
-    return jax.tree.map(put, population, after)
-
-
-def _owners(owners: Owners, slots: tuple[Array, ...], sizes: tuple[int, ...], share: float) -> tuple[Owners, Array]:
+def _owners(owners: Owners, awake: tuple[Ranks, ...], blocks: tuple[int, ...], past: tuple[int, ...], share: float) -> tuple[Owners, Array]:
     """Links of the accounts that are awake, by their places among those, and whether there was room for them (twice `share` of all links and owners).
 
-    Accounts of one owner wake together, so an owner has all links or none. Unused room points past the end, where an empty account stands.
+    Accounts of one owner wake together, so an owner has all links or none. Unused room points past the end, where an empty account stands. Args: static,
+    per population: accounts in a block, and places.
     """
-    moved, rows, awake, fits, before = [], [], [], jnp.array(True), 0
-    for slot, found, size in zip(owners.slot, slots, sizes, strict=True):
-        links, places = slot.shape[0], jnp.arange(found.shape[0], dtype=jnp.int32)
-        place = jnp.full((size,), -1, jnp.int32).at[found].set(places, mode="drop")[slot]
-        place = jnp.where(slot < size, place, -1)
+    moved, gone, linked, fits, before = [], [], [], jnp.array(True), 0
+    nowhere = jnp.iinfo(jnp.int32).max
+    for slot, found, block, end in zip(owners.slot, awake, blocks, past, strict=True):
+        links, place = slot.shape[0], place_of(found, slot, block)
         capacity = min(links, int(2 * share * links) + 64)
-        row = jnp.nonzero(place >= 0, size=capacity, fill_value=links)[0].astype(jnp.int32)
-        past = found.shape[0] + jnp.arange(capacity, dtype=jnp.int32)
-        moved.append(jnp.where(row < links, place.at[row].get(mode="fill", fill_value=0), past))
+        row = jnp.nonzero(place >= 0, size=capacity, fill_value=links)[0]
+        ahead = jnp.arange(capacity, dtype=jnp.int32)
+        moved.append(jnp.where(row < links, place.at[row].get(mode="fill", fill_value=0), end + ahead))
         # where each link has gone, among those of all populations that are awake
-        now = before + jnp.arange(capacity, dtype=jnp.int32)
-        rows.append(jnp.full((links,), jnp.iinfo(jnp.int32).max).at[row].set(now, mode="drop"))
-        fits &= jnp.sum(place >= 0, dtype=jnp.int32) <= capacity
-        awake.append((place >= 0, row))
+        gone.append(jnp.full((links,), nowhere).at[row].set(before + ahead, mode="drop"))
+        linked.append((place >= 0, row))
         before += capacity
+        fits &= jnp.sum(place >= 0, dtype=jnp.int32) <= capacity
     everybody = owners.links.shape[0]
-    called = by_owner(owners, tuple(mask for mask, _ in awake))
+    called = by_owner(owners, tuple(there for there, _ in linked))
     capacity = min(everybody, int(2 * share * everybody) + 64)
     kept = jnp.nonzero(called, size=capacity, fill_value=everybody)[0]
-    rank = jnp.cumsum(called, dtype=jnp.int32) - 1
-    nowhere = jnp.iinfo(jnp.int32).max
-    links = owners.links.at[kept].get(mode="fill", fill_value=nowhere)
-    links = jnp.concatenate(rows).at[links].get(mode="fill", fill_value=nowhere)
-    who = tuple(rank[owner.at[row].get(mode="fill", fill_value=0)] for owner, (_, row) in zip(owners.owner, awake, strict=True))
+    number = jnp.cumsum(called, dtype=jnp.int32) - 1
+    table = owners.links.at[kept].get(mode="fill", fill_value=nowhere)
+    table = jnp.concatenate(gone).at[table].get(mode="fill", fill_value=nowhere)
+    who = tuple(number[owner.at[row].get(mode="fill", fill_value=0)] for owner, (_, row) in zip(owners.owner, linked, strict=True))
     fits &= jnp.sum(called, dtype=jnp.int32) <= capacity
-    return replace(owners, slot=tuple(moved), owner=who, links=links), fits
+    return replace(owners, slot=tuple(moved), owner=who, links=table), fits
 
 
 def _steps_left(path: Path, steps: Array) -> Array:
@@ -290,20 +231,23 @@ def epoch(
     masks = tuple(None if isinstance(p, Profile) else ~sleepers(p, fixed, policy, span) for p in state.populations)
     if system.owners is not None:
         masks = _woken(masks, system.owners)
-    small, slots, fits = [], [], jnp.array(True)
+    small, slots, awake, fits = [], [], [], jnp.array(True)
     for p, mask in zip(state.populations, masks, strict=True):
         if mask is None:
             small.append(p)
             slots.append(None)
             continue
-        shape = room(p, share)
-        found, pool, enough = _place(mask, p.block_pool, shape, pools)
-        small.append(_gathered(p, found, pool, shape))
+        shape = places.room(p, share)
+        ranks = places.ranks(mask, p.block_pool, shape[1], pools)
+        found, pool, enough = places.slots(ranks, shape, mask.shape[1])
+        small.append(places.gather(p, found, pool, shape))
         slots.append(found)
+        awake.append(ranks)
         fits &= enough
-    count = sum((jnp.sum(m, dtype=jnp.int32) for m in masks if m is not None), jnp.int32(0))
+    count = sum((r.count for r in awake), jnp.int32(0))
     if system.owners is not None:
-        linked, enough = _owners(system.owners, tuple(slots), tuple(m.size for m in masks), share)
+        sizes, past = tuple(m.shape[1] for m in masks), tuple(s.shape[0] for s in slots)
+        linked, enough = _owners(system.owners, tuple(awake), sizes, past, share)
         system, fits = replace(system, owners=linked), fits & enough
     begin = replace(state, populations=tuple(small), span=replace(span, held=fits))
     after, record, kept = _run(begin, system, policy, channels, path, jnp.minimum(steps, stop), max_rounds, tolerance)
@@ -314,7 +258,7 @@ def epoch(
 def merge(state: State, found: Epoch) -> State:
     """The state after an epoch of which every step was kept: the accounts that were awake back in their places. The state before is donated."""
     both = zip(state.populations, found.state.populations, found.awake.slots, strict=True)
-    populations = tuple(q if s is None else _scattered(p, q, s) for p, q, s in both)
+    populations = tuple(q if s is None else places.scatter(p, q, s) for p, q, s in both)
     return replace(found.state, populations=populations, span=None)
 
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from stresslev.engine.blocks import add_by_pool, busy_blocks, column, over_batches, over_devices, pool_sum, put, take
+from stresslev.engine.blocks import add_by_pool, busy_blocks, column, count, once, over_batches, over_devices, pool_sum, put, take
 
 #: Roundings by which what is received may fall short of what is required and still be enough.
 _EVEN = 64
@@ -188,8 +188,11 @@ def totals(loans: Loans, pools: int) -> tuple[Array, Array, Array]:
 
 
 def _triggered(loans: Loans, threshold: Array, supply_index: Array, borrow_index: Array, mark: Array) -> Array:
-    weighted, debt = balance(loans, threshold, supply_index, borrow_index, mark)
-    return ~(weighted >= debt)  # a NaN triggers, and shows in the sums
+    def found():
+        weighted, debt = balance(loans, threshold, supply_index, borrow_index, mark)
+        return ~(weighted >= debt)  # a NaN triggers, and shows in the sums
+
+    return once(found, loans.block_pool)
 
 
 def begin_step(loans: Loans, threshold: Array, supply_index: Array, borrow_index: Array, mark: Array) -> Loans:
@@ -352,8 +355,8 @@ def demand(loans: Loans, rules: LendingRules, threshold: Array, supply_index: Ar
     """
     pools, assets = mark.shape
     below = _triggered(loans, threshold, supply_index, borrow_index, mark)
-    under = jnp.sum(below, axis=1, dtype=jnp.int32)
-    blocks, count = busy_blocks(column(under > 0))
+    under = count(below)
+    blocks, busy = busy_blocks(under > 0)
 
     def body(rows, carry):
         notional, sold, bought, waiting = carry
@@ -373,7 +376,7 @@ def demand(loans: Loans, rules: LendingRules, threshold: Array, supply_index: Ar
 
     zero, zeros = jnp.zeros((pools,), mark.dtype), jnp.zeros((pools, assets), mark.dtype)
     init = (zero, zeros, zeros, jnp.zeros((pools,), jnp.int32))
-    sums = over_batches(blocks, count, loans.cash.shape[1], body, init)
+    sums = over_batches(blocks, busy, loans.cash.shape[1], body, init)
     (notional, sold, bought, waiting), triggered = over_devices((sums, pool_sum(under, loans.block_pool, pools)), loans.axis)
     return LoanDemand(
         under=below,
@@ -383,7 +386,7 @@ def demand(loans: Loans, rules: LendingRules, threshold: Array, supply_index: Ar
         bought=bought,
         waiting=waiting,
         blocks=blocks,
-        count=count,
+        count=busy,
     )
 
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from stresslev.engine.blocks import column
+from stresslev.engine.blocks import column, once
 from stresslev.engine.health import Prices, assess, columns, contract_gain, of_coins, of_contracts, rules_for
 from stresslev.engine.lenders import Terms
 from stresslev.engine.leverage.caps import call_level
@@ -127,7 +127,11 @@ def asleep_loans(loans: Loans, span: Span) -> Array:
 
 def sleepers(population: Accounts | Loans, system: System, policy: Policy, span: Span) -> Array:
     """(nb, B) bool: who may sleep."""
-    return asleep_loans(population, span) if isinstance(population, Loans) else asleep(population, system, policy, span)
+
+    def found():
+        return asleep_loans(population, span) if isinstance(population, Loans) else asleep(population, system, policy, span)
+
+    return once(found, population.block_pool)
 
 
 def distance_kept(policy: Policy, dtype) -> Array:
