@@ -147,7 +147,7 @@ def _woken(masks: tuple[Array, ...], owners: Owners) -> tuple[Array, ...]:
 def _owners(owners: Owners, awake: tuple[Ranks, ...], blocks: tuple[int, ...], past: tuple[int, ...], share: float) -> tuple[Owners, Array]:
     """Links of the accounts that are awake, by their places among those, and whether there was room for them (twice `share` of all links and owners).
 
-    Accounts of one owner wake together, so an owner has all links or none. Unused room points past the end, where an empty account stands. Args: static,
+    Accounts of one owner wake together, so an owner has all links or none. Unused room points past the end, where an empty account is. Args: static,
     per population: accounts in a block, and places.
     """
     moved, gone, linked, fits, before = [], [], [], jnp.array(True), 0
@@ -159,7 +159,7 @@ def _owners(owners: Owners, awake: tuple[Ranks, ...], blocks: tuple[int, ...], p
         ahead = jnp.arange(capacity, dtype=jnp.int32)
         moved.append(jnp.where(row < links, place.at[row].get(mode="fill", fill_value=0), end + ahead))
         # where each link has gone, among those of all populations that are awake
-        gone.append(jnp.full((links,), nowhere).at[row].set(before + ahead, mode="drop"))
+        gone.append(jnp.full((links,), nowhere, jnp.int32).at[row].set(before + ahead, mode="drop"))
         linked.append((place >= 0, row))
         before += capacity
         fits &= jnp.sum(place >= 0, dtype=jnp.int32) <= capacity
