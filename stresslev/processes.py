@@ -160,7 +160,9 @@ def meet(here: Place | None, devices: int | None) -> "Sharding":
     from stresslev.sharding import Sharding
 
     if devices is not None and "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-        jax.config.update("jax_num_cpu_devices", devices)  # what one processor stands in for; GPUs are as many as there are
+        # what one processor stands in for; GPUs are as many as there are, and so is everything once something has been computed
+        with contextlib.suppress(RuntimeError):
+            jax.config.update("jax_num_cpu_devices", devices)
     if here is not None:
         watch_parent()
         _keep_stdout()

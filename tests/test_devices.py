@@ -39,7 +39,8 @@ def cache(tmp_path_factory):
 
 
 def test_eight_devices_give_what_one_gives(cache):
-    """Every field of the record and of every account, in float64, with queues, auto-deleveraging, socialised loss, owners and loans at work."""
+    """Two runs on four devices each: every field of the record and of every account, in float64, with queues, auto-deleveraging, socialised loss,
+    owners and loans at work; and what accounts do under tightened caps."""
     child = subprocess.run([sys.executable, "-m", "tests.sharded"], cwd=ROOT, env=_environment(cache), capture_output=True, text=True, timeout=500)
     assert child.returncode == 0, child.stderr
     found = json.loads(child.stdout)
