@@ -14,7 +14,8 @@ from stresslev.engine.loans import Loans
 from stresslev.engine.prices import Seen, prices
 from stresslev.engine.profile import Profile
 from stresslev.engine.round import pool_cash, pool_coins
-from stresslev.engine.types import State, System, cast
+from stresslev.engine.types import Accounts, State, System, cast
+from stresslev.sharding import ONE, Sharding
 
 
 def host(x) -> np.ndarray:
@@ -35,9 +36,10 @@ def _by_pool(values, block_pool, pools: int) -> np.ndarray:
     return np.bincount(np.asarray(block_pool), weights=np.asarray(values).sum(axis=1, dtype=float), minlength=pools)
 
 
-def audit(state: State, system: System) -> Audit:
+def audit(state: State, system: System, sharding: Sharding = ONE) -> Audit:
     """The sums of a state."""
     pools, assets = system.tier_floor.shape[:2]
+    state = sharding.own(state)
     with jax.enable_x64(True):
         ledger = cast(state.ledger, np.float64)
         index = jnp.ones((pools, assets)), jnp.ones((pools, assets))
@@ -46,6 +48,7 @@ def audit(state: State, system: System) -> Audit:
         cash = np.array(pool_cash(ledger, cast(dataclasses.replace(system, owners=None), np.float64)))
         contracts, coins = np.array(ledger.maker_quantity), np.array(pool_coins(ledger, index[0]))
         index = tuple(np.array(i) for i in index)
+    cash, contracts, coins = (held + rest for held, rest in zip(_of_accounts(state, index, sharding), (cash, contracts, coins), strict=True))
     if state.venues is not None:
         contracts += host(state.venues.arb_quantity)
         cash += host(state.venues.arb_cash).sum(axis=1)
@@ -55,11 +58,7 @@ def audit(state: State, system: System) -> Audit:
         contracts += host(held.quantity).sum(axis=0)
         coins += host(held.hedge_quantity)
     for p in state.populations:
-        if isinstance(p, Loans):
-            cash += _by_pool(p.cash, p.block_pool, pools)
-            for a, s, d in zip(p.assets or range(assets), p.supply, p.debt, strict=True):
-                coins[:, a] += _by_pool(s, p.block_pool, pools) * index[0][:, a] - _by_pool(d, p.block_pool, pools) * index[1][:, a]
-        elif isinstance(p, LoanProfile):
+        if isinstance(p, LoanProfile):
             with jax.enable_x64(True):
                 supply, debt, held = loan_profile.totals(cast(p, np.float64), cast(system, np.float64))
             cash += host(held)
@@ -69,28 +68,39 @@ def audit(state: State, system: System) -> Audit:
                 held, longs, shorts = profile.totals(cast(p, np.float64), cast(system, np.float64))
             cash += host(held)
             contracts += host(longs) - host(shorts)
-        else:
+    return Audit(cash, contracts, coins)
+
+
+def _of_accounts(state: State, index: tuple[np.ndarray, np.ndarray], sharding: Sharding) -> tuple[np.ndarray, ...]:
+    """Cash, contracts and coins of all accounts, given this process's and the indices of lenders."""
+    pools, assets = index[0].shape
+    cash, contracts, coins = np.zeros(pools), np.zeros((pools, assets)), np.zeros((pools, assets))
+    for p in state.populations:
+        if isinstance(p, Loans):
+            cash += _by_pool(p.cash, p.block_pool, pools)
+            for a, s, d in zip(p.assets or range(assets), p.supply, p.debt, strict=True):
+                coins[:, a] += _by_pool(s, p.block_pool, pools) * index[0][:, a] - _by_pool(d, p.block_pool, pools) * index[1][:, a]
+        elif isinstance(p, Accounts):
             cash += _by_pool(p.equity_at_reference, p.block_pool, pools)
             for a, q in zip(p.contract_assets, p.quantity, strict=True):
                 contracts[:, a] += _by_pool(q, p.block_pool, pools)
             for a, k in zip(p.coin_assets, p.collateral, strict=True):
                 coins[:, a] += _by_pool(k, p.block_pool, pools)
-    return Audit(cash, contracts, coins)
+    return sharding.total(cash, contracts, coins)
 
 
-def latent_deficit(state: State, system: System, pools: int) -> np.ndarray:
-    """(V,) USD of negative equity in accounts that are still open."""
+def latent_deficit(state: State, system: System) -> list[jax.Array]:
+    """By population, (V,) USD of negative equity in accounts that are still open."""
     seen = prices(state, system, Seen(mark=None, offset=jnp.zeros(()), outage=jnp.zeros((), bool)))
-    total = np.zeros(pools)
+    found = []
     for p in state.populations:
         if isinstance(p, Loans | LoanProfile):
             rates = state.ledger.lending.rates
             terms = Terms(threshold=rates.supply_growth, supply_index=1 + rates.supply_growth, borrow_index=1 + rates.borrow_growth)
             of_loans = isinstance(p, Loans)
-            short = lenders.negative_equity(p, terms, seen.venue) if of_loans else loan_profile.negative_equity(p, system, terms, seen.venue)
-            total += host(short)
+            found.append(lenders.negative_equity(p, terms, seen.venue) if of_loans else loan_profile.negative_equity(p, system, terms, seen.venue))
         elif isinstance(p, Profile):
-            total += host(profile.latent_deficit(p, system, seen))
+            found.append(profile.latent_deficit(p, system, seen))
         else:
-            total += host(perps.latent_deficit(p, system, seen, pools))
-    return total
+            found.append(perps.latent_deficit(p, system, seen, system.insurance_fund.shape[0]))
+    return found

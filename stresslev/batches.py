@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from stresslev.engine.batch import Rules, advance_batch, part, window
+from stresslev.engine.batch import Rules, part, window
 from stresslev.engine.step import Record
 from stresslev.engine.types import State, System
+from stresslev.sharding import ONE, Sharding
 
 T = TypeVar("T")
 
@@ -115,10 +116,9 @@ def stack(runs: Sequence[Run], length: int) -> tuple[State, Rules, Rules]:
     return states, jax.tree.map(together, *(own for own, _ in parted)), parted[0][1]
 
 
-def alike(run: Run, channels) -> tuple[State, Rules, Rules]:
-    """The arguments of `engine.batch.run_batch` for runs that differ in their `channels` (leading axis) alone."""
-    count = jax.tree.leaves(channels)[0].shape[0]
-    states = jax.tree.map(lambda x: jnp.copy(jnp.broadcast_to(x[None], (count, *x.shape))), run.state)
+def alike(run: Run, channels, sharding: Sharding = ONE) -> tuple[State, Rules, Rules]:
+    """The arguments of `engine.batch.run_batch` for runs that differ in their `channels` (leading axis) alone, placed by `sharding`."""
+    states = sharding.repeated(run.state, jax.tree.leaves(channels)[0].shape[0])
     return states, *part(replace(run.rules, channels=channels), OWN_CHANNELS)
 
 
@@ -141,10 +141,11 @@ def drive(
     progress: Progress = silent,
     name: str = "",
     look: Callable[[State, int], None] | None = None,
+    sharding: Sharding = ONE,
 ) -> tuple[State, list[Record]]:
     """All steps of a batch, in chunks so that progress shows; the states are taken over.
 
-    Args: the first three from `stack` or `alike`; `look` is shown the states after every chunk.
+    Args: the first three from `stack` or `alike`; `look` is shown the states after every chunk; `sharding` over whose devices the runs are dealt out.
 
     Returns states, and the records of the chunks on the host; leading axis of runs.
     """
@@ -153,8 +154,8 @@ def drive(
     progress(name, 0, steps)
     for start in range(0, steps, size):
         stop = min(start + size, steps)
-        states, record = advance_batch(states, *window(own, shared, start, stop), width=width)
-        records.append(jax.tree.map(np.asarray, record))
+        states, record = sharding.advance_batch(states, *window(own, shared, start, stop), width=width)
+        records.append(jax.tree.map(sharding.gathered, record))
         if look is not None:
             look(states, stop)
         progress(name, stop, steps)

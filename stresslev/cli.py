@@ -1,6 +1,6 @@
 """The command line: thin over the Python API.
 
-Exit codes: 0 within limits, 1 breached, 2 bad input, 3 numerical failure, 70 a defect of stresslev, 130 stopped.
+Exit codes: 0 within limits, 1 breached, 2 bad input, 3 numerical failure, 70 a defect of stresslev or a lost process, 130 stopped.
 """
 
 import os
@@ -23,6 +23,8 @@ import stresslev
 from stresslev.cli_import import import_app
 from stresslev.cli_score import score_command
 from stresslev.errors import InputError, NumericalFailure
+from stresslev.processes import WORD as WORKER
+from stresslev.processes import leave_word
 
 WITHIN, BREACHED, BAD_INPUT, FAILED, DEFECT, STOPPED = 0, 1, 2, 3, 70, 130
 
@@ -183,62 +185,9 @@ def _stoppable() -> Iterator:
         yield show
 
 
-def _write_report(folder: Path) -> Exception | None:
-    """Write the report of a folder; a finished run is kept whatever happens to its picture, so a defect is handed back."""
-    from stresslev import report
-
-    try:
-        report.write(folder)
-    except Exception as error:
-        return error
-    return None
-
-
-def _finish(breached: bool, defect: Exception | None) -> int:
-    if defect is not None:
-        raise defect
-    return BREACHED if breached else WITHIN
-
-
-def _execute(plan, out: Path) -> int:
-    """Run a plan into a folder; the folder appears only when everything is written."""
-    from stresslev import cache
-    from stresslev.results import RESULT_FILES
-    from stresslev.run import run_plan, save
-    from stresslev.write import folder_atomically
-
-    cache.enable()
-    with folder_atomically(out, RESULT_FILES) as folder, _stoppable() as progress:
-        outcome = run_plan(plan, progress)
-        progress("report", 0, 1)
-        save(outcome, folder)
-        defect = _write_report(folder)
-        progress("report", 1, 1)
-    _print_outcome(outcome, out)
-    return _finish(outcome.breached, defect)
-
-
-def _execute_comparison(plans, out: Path) -> int:
-    """Run plans that differ in their policy into a folder with a folder for each."""
-    from stresslev import cache, policies
-
-    policies.check(plans)
-    cache.enable()
-    names = [p.policy.name for p in plans]
-    with policies.folder_of(out, names) as folder, _stoppable() as progress:
-        comparison = policies.compare(plans, progress)
-        policies.save(comparison, folder)
-        defects = []
-        for number, place in enumerate((*(folder / n for n in names), folder)):
-            progress("reports", number, len(names) + 1)
-            defects.append(_write_report(place))
-        progress("reports", len(names) + 1, len(names) + 1)
-    _print_comparison(comparison, out)
-    return _finish(comparison.breached, next((d for d in defects if d is not None), None))
-
-
 @app.command("run")
 def run_command(
+    context: typer.Context,
     what: Annotated[str, typer.Argument(help="Suite or scenario file, or the name of a shipped one.")] = "default.toml",
     out: Annotated[Path | None, typer.Option("--out", help="Folder for the results; default results/NAME.")] = None,
     system: Annotated[str | None, typer.Option("--system", help="System file to use instead of the suite's.")] = None,
@@ -259,6 +208,11 @@ def run_command(
     attribution: Annotated[
         bool | None, typer.Option("--attribution/--no-attribution", help="Also say which way losses travelled; default: as the suite says.")
     ] = None,
+    devices: Annotated[
+        int | None,
+        typer.Option("--devices", min=1, help="Devices that share the accounts; default: all GPUs of the machine, else one. Of each process."),
+    ] = None,
+    processes: Annotated[int | None, typer.Option("--processes", min=1, help="Processes on this machine that share the accounts.")] = None,
     policy: Annotated[
         list[str],
         typer.Option("--policy", metavar="FILE", help="Policy file, or the name of a shipped one; repeat it to compare policies with the first."),
@@ -266,24 +220,29 @@ def run_command(
     set_: Sets = [],  # noqa: B006
 ) -> None:
     """Run a suite or a scenario and write result.nc, summary.json and report.html; with several policies, a folder for each and their comparison."""
+    from stresslev import cli_run
     from stresslev.config.load import load_plan
 
     more = {"accounts": accounts, "seed": seed, "precision": precision, "stepping": stepping, "population": population, "attribution": attribution}
     more["batch"] = int(batch) if batch is not None and batch.isdecimal() else batch
     plans = [load_plan(what, system=system, policy=p, overrides=set_, **more) for p in policy or (None,)]
     place = out or Path("results") / plans[0].name
-    raise typer.Exit(_execute(plans[0], place) if len(plans) == 1 else _execute_comparison(plans, place))
+    raise typer.Exit(
+        cli_run.execute(cli_run.one(plans[0], place) if len(plans) == 1 else cli_run.several(plans, place), context.obj, devices, processes)
+    )
 
 
 @app.command()
 def rerun(
+    context: typer.Context,
     result: Annotated[Path, typer.Argument(help="Folder of an earlier run, or its result.nc.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for the new results.")],
 ) -> None:
     """Run again exactly what an earlier result says it ran."""
+    from stresslev import cli_run
     from stresslev.provenance import plan_of_result
 
-    raise typer.Exit(_execute(plan_of_result(result), out))
+    raise typer.Exit(cli_run.execute(cli_run.one(plan_of_result(result), out), context.obj))
 
 
 @app.command("report")
@@ -465,8 +424,9 @@ def main(arguments: list[str] | None = None) -> None:
     """Entry point: turns errors into one clear message and an exit code."""
     # XLA warns at length about tuning flags of programs in the cache that are no features of the processor; must be said before it is loaded
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    lost = ""
     try:
-        code = app(args=arguments, standalone_mode=False)
+        code = app(args=arguments, standalone_mode=False, obj=sys.argv[1:] if arguments is None else arguments)
     except InputError as error:
         for problem in error.problems:
             error_console.print(f"error: {error.file}: {problem}", highlight=False, markup=False, soft_wrap=True)
@@ -483,10 +443,16 @@ def main(arguments: list[str] | None = None) -> None:
         if hasattr(error, "format_message"):
             error_console.print(f"error: {error.format_message()}", highlight=False, markup=False, soft_wrap=True)
             code = BAD_INPUT
+        elif type(error).__name__ == "JaxRuntimeError" and WORKER in os.environ:
+            # most likely a message to a process that is gone; whoever watches this one says so
+            code, lost = DEFECT, f"{error}".splitlines()[0][:300]
         else:
             traceback.print_exc()
             error_console.print("this is a defect of stresslev, not of your input; please report the lines above", highlight=False)
             code = DEFECT
+    code = code if isinstance(code, int) else WITHIN
+    if WORKER in os.environ:
+        leave_word(code, lost)
     if code == STOPPED:  # typer turns some interrupts into an exit of its own
         error_console.print("stopped; nothing was written", highlight=False)
-    sys.exit(code if isinstance(code, int) else WITHIN)
+    sys.exit(code)

@@ -92,7 +92,7 @@ def available() -> int | None:
 
 def free() -> int | None:
     """Bytes free where runs are computed: on the device if it says so, else in the machine; None where nobody says."""
-    told = jax.devices()[0].memory_stats()
+    told = jax.local_devices()[0].memory_stats()
     if told and "bytes_limit" in told:
         return told["bytes_limit"] - told.get("bytes_in_use", 0)
     return available()

@@ -7,14 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from stresslev.engine import lenders
-from stresslev.engine.blocks import pool_sum
+from stresslev.engine.blocks import over_devices, pool_sum
 from stresslev.engine.health import assess, rules_for
 from stresslev.engine.lenders import Terms
 from stresslev.engine.leverage import gauge
 from stresslev.engine.loans import Loans
 from stresslev.engine.prices import Seen, prices
 from stresslev.engine.survival import survivors
-from stresslev.engine.types import Accounts, State, System
+from stresslev.engine.types import Accounts, Policy, State, System
 
 #: Groups of users by the size of their positions within their pool, and the quantiles that part them.
 GROUPS = ("small", "medium", "large")
@@ -49,24 +49,21 @@ def _standing(p: Accounts | Loans, state: State, system: System):
 
 
 @jax.jit
-def _sizes(state: State, system: System):
+def sizes(state: State, system: System) -> tuple[jax.Array, ...]:
+    """Per population (nb, B) USD of positions."""
     return tuple(_standing(p, state, system)[0] for p in state.populations)
 
 
-def groups_of(state: State, system: System) -> tuple[jax.Array, ...]:
-    """Per population (nb, B) int32: group of each account by its size at the start, -1 for those without a position."""
-    found = []
-    for p, size in zip(state.populations, _sizes(state, system), strict=True):
-        size, pool = np.asarray(size, float), np.asarray(p.block_pool)
-        group = np.full(size.shape, -1, np.int32)
-        for v in np.unique(pool):
-            rows = pool == v
-            mine = size[rows]
-            held = mine[mine > 0]
-            if held.size:
-                group[rows] = np.where(mine > 0, np.searchsorted(np.quantile(held, QUANTILES), mine, side="right"), -1)
-        found.append(jnp.asarray(group))
-    return tuple(found)
+def group(size: np.ndarray, pool: np.ndarray) -> np.ndarray:
+    """(nb, B) int32: group of each account by its size (nb, B) at the start, -1 for those without a position. `pool` (nb,) of each block."""
+    found = np.full(size.shape, -1, np.int32)
+    for v in np.unique(pool):
+        rows = pool == v
+        mine = size[rows].astype(float)
+        held = mine[mine > 0]
+        if held.size:
+            found[rows] = np.where(mine > 0, np.searchsorted(np.quantile(held, QUANTILES), mine, side="right"), -1)
+    return found
 
 
 @jax.jit
@@ -81,7 +78,7 @@ def by_group(state: State, system: System, groups: tuple[jax.Array, ...]):
         for i, values in enumerate((jnp.where(open_now, size, 0), jnp.where(open_now, equity, 0), p.liquidated, jnp.ones_like(p.liquidated))):
             values = values.astype(totals[i].dtype)
             sums = [pool_sum(jnp.sum(jnp.where(group == g, values, 0), axis=1), p.block_pool, pools) for g in range(len(GROUPS))]
-            totals[i] = totals[i] + jnp.stack(sums, axis=1)
+            totals[i] = totals[i] + over_devices(jnp.stack(sums, axis=1), p.axis)
     return tuple(totals)
 
 
@@ -92,6 +89,13 @@ def liquidation_map(state: State, system: System, multiplier, threshold) -> jax.
     moves = jnp.log1p(jnp.array(MOVES, seen.mark.dtype))
     closed = gauge.closed_at(state, system, multiplier, _terms(state, threshold), seen, moves)
     return jnp.moveaxis(closed, 2, 0)
+
+
+def present_map(state: State, system: System, policy: Policy) -> jax.Array:
+    """`liquidation_map` at the multipliers that the policy has set."""
+    multiplier = policy.maintenance_multiplier if state.leverage is None else state.leverage.maintenance
+    threshold = None if system.lending is None else jnp.maximum(1 - multiplier * (1 - system.lending.rules.liquidation_threshold), 0)
+    return liquidation_map(state, system, multiplier, threshold)
 
 
 def _touched(p: Accounts) -> np.ndarray | None:
@@ -105,7 +109,7 @@ def _touched(p: Accounts) -> np.ndarray | None:
 
 def _rows(p: Accounts, rows: np.ndarray) -> Accounts:
     """Some blocks; rows out of range are empty accounts of pool 0."""
-    return jax.tree.map(lambda x: x.at[rows].get(mode="fill", fill_value=False if x.dtype == bool else 0), p)
+    return jax.tree.map(lambda x: jnp.asarray(x).at[rows].get(mode="fill", fill_value=False if x.dtype == bool else 0), p)
 
 
 def _bare(p: Accounts) -> Accounts:

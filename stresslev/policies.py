@@ -16,6 +16,7 @@ from stresslev.metrics import MEASURES, METRICS
 from stresslev.quantities import closed_each_step, initial_interest, reduced_each_step
 from stresslev.results import RESULT_FILES
 from stresslev.run import Outcome
+from stresslev.sharding import ONE, Sharding
 from stresslev.simulation import Progress, silent
 from stresslev.write import folder_atomically
 
@@ -97,7 +98,7 @@ def check(plans: Sequence[Plan]) -> None:
         raise InputError("--policy", Problem("plans", "", "differ in more than the policy", fix))
 
 
-def compare(plans: Sequence[Plan], progress: Progress = silent) -> Comparison:
+def compare(plans: Sequence[Plan], progress: Progress = silent, sharding: Sharding = ONE) -> Comparison:
     """Run the same suite under every policy: one draw of the book and the same paths, so that what differs comes from the policies.
 
     Raises:
@@ -105,7 +106,7 @@ def compare(plans: Sequence[Plan], progress: Progress = silent) -> Comparison:
       NumericalFailure: results that must not be used.
     """
     check(plans)
-    return Comparison(dict(zip((p.policy.name for p in plans), run.run_plans(plans, progress), strict=True)))
+    return Comparison(dict(zip((p.policy.name for p in plans), run.run_plans(plans, progress, sharding), strict=True)))
 
 
 def measures(outcome: Outcome) -> dict[str, dict[str, float]]:

@@ -14,7 +14,9 @@ from stresslev.book import files, sample
 from stresslev.book.book import Book
 from stresslev.config.load import Plan, data_file
 from stresslev.config.spec import ScenarioSpec
+from stresslev.errors import InputError, Problem
 from stresslev.metrics import Finding
+from stresslev.sharding import ONE, Sharding
 from stresslev.shocks.paths import Shock, build
 from stresslev.simulation import Case, Progress, attribute, silent, simulate_cases
 
@@ -71,17 +73,19 @@ def at_start(plan: Plan, book: Book, shock: Shock) -> Book:
     return sample.margined(book.at_prices(assemble.reference_prices(plan.system, shock)), plan.system)
 
 
-def run_plan(plan: Plan, progress: Progress = silent) -> Outcome:
+def run_plan(plan: Plan, progress: Progress = silent, sharding: Sharding = ONE) -> Outcome:
     """Run every scenario of a plan and hold the results against its limits.
+
+    Args: `sharding` over which devices the accounts are dealt out, `Sharding.over(jax.devices())` for all there are; one without it.
 
     Raises:
       InputError: a book, price file or limit that cannot be used, or a run that does not fit into memory.
       NumericalFailure: results that must not be used.
     """
-    return run_plans([plan], progress)[0]
+    return run_plans([plan], progress, sharding)[0]
 
 
-def run_plans(plans: Sequence[Plan], progress: Progress = silent) -> list[Outcome]:
+def run_plans(plans: Sequence[Plan], progress: Progress = silent, sharding: Sharding = ONE) -> list[Outcome]:
     """`run_plan` for plans that differ in their policy alone: on one draw of the book and the same paths, so that policies make the difference.
 
     Runs of one structure go through one program together where `run.batch` says so.
@@ -89,6 +93,9 @@ def run_plans(plans: Sequence[Plan], progress: Progress = silent) -> list[Outcom
     plan = plans[0]
     limits.check_names(plan.limits, plan.files["suite"])
     memory.check(plan)
+    if sharding.mesh is not None and plan.run.stepping == "active":
+        problem = Problem("run.stepping", "'active'", f"is for one device, and there are {sharding.devices}", "use 'all' or 'auto', or --devices 1")
+        raise InputError(plan.files["suite"], problem)
     began = time.perf_counter()
     shocks = {s.name: shock_of(plan, s) for s in plan.scenarios}
     progress("book", 0, 1)
@@ -104,12 +111,12 @@ def run_plans(plans: Sequence[Plan], progress: Progress = silent) -> list[Outcom
 
     found: list[xr.Dataset | None] = [None] * len(pairs)
     with jax.enable_x64(plan.run.precision == 64):
-        for number, dataset in simulate_cases(plan, cases(), progress):
+        for number, dataset in simulate_cases(plan, cases(), progress, sharding):
             found[number] = dataset
             if plan.run.attribution:
                 one, scenario = pairs[number]
                 shock = shocks[scenario.name]
-                parts = attribute(one, scenario, shock, at_start(one, smaller, shock), progress, labels[number])
+                parts = attribute(one, scenario, shock, at_start(one, smaller, shock), progress, labels[number], sharding)
                 found[number] = dataset.merge(parts, combine_attrs="override")
     seconds = (time.perf_counter() - began) / len(plans)
     return [_outcome(one, dict(zip(shocks, found[i * len(shocks) :], strict=False)), seconds) for i, one in enumerate(plans)]

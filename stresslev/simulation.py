@@ -20,11 +20,12 @@ from stresslev.config.pools import LendingSpec
 from stresslev.config.spec import ScenarioSpec
 from stresslev.engine import network, status
 from stresslev.engine.batch import Rules
-from stresslev.engine.simulate import advance, all_channels, initial_state, residual_tolerance
+from stresslev.engine.simulate import all_channels, residual_tolerance
 from stresslev.engine.step import Record, open_interest
 from stresslev.engine.types import Path as EnginePath
 from stresslev.engine.types import Policy, State, System, cast
 from stresslev.errors import NumericalFailure
+from stresslev.sharding import ONE, Sharding
 from stresslev.shocks.paths import Shock
 
 
@@ -35,7 +36,9 @@ class Prepared:
     system: System
     policy: Policy
     path: EnginePath
-    state: State
+    state: State  # as placed by `sharding`
+    placed: tuple[System, Policy]  # the two above, as placed
+    sharding: Sharding
     tolerance: jax.Array
     layout: Layout
     dtype: type
@@ -43,7 +46,7 @@ class Prepared:
 
     def run(self, rounds: int) -> Run:
         """The engine's arguments, all channels open."""
-        return Run(self.state, Rules(self.system, self.policy, all_channels(self.dtype), self.path, jnp.int32(rounds), self.tolerance))
+        return Run(self.state, Rules(*self.placed, all_channels(self.dtype), self.path, jnp.int32(rounds), self.tolerance))
 
 
 def _book_figures(plan: Plan, book: Book) -> tuple[np.ndarray, np.ndarray]:
@@ -57,10 +60,19 @@ def _book_figures(plan: Plan, book: Book) -> tuple[np.ndarray, np.ndarray]:
     return np.where(lends, 0, customers), np.where(lends[:, None], supplied, 0)
 
 
-def prepare(plan: Plan, scenario: ScenarioSpec, shock: Shock, book: Book, kept: str | None = None, memo: dict | None = None) -> Prepared:
+def prepare(
+    plan: Plan,
+    scenario: ScenarioSpec,
+    shock: Shock,
+    book: Book,
+    kept: str | None = None,
+    memo: dict | None = None,
+    sharding: Sharding = ONE,
+) -> Prepared:
     """The engine's view of a scenario. Must be called inside `jax.enable_x64(plan.run.precision == 64)`.
 
-    Args: `kept` instead of the plan's `run.population`; `memo`, one for each book, in which what does not depend on the policy is kept for the next.
+    Args: `kept` instead of the plan's `run.population`; `memo`, one for each book, in which what does not depend on the policy is kept for the next;
+    `sharding` over which devices the accounts are dealt out.
 
     Raises:
       InputError: a liquidation profile was asked for and can hold nobody.
@@ -73,7 +85,7 @@ def prepare(plan: Plan, scenario: ScenarioSpec, shock: Shock, book: Book, kept: 
         parted = population.split(plan, book, kept)
         layout = to_blocks(parted.rest, sorts(plan.system), dtype)
         # the arrays are on the device then; rows and slots are still needed
-        memo[parting] = parted, dataclasses.replace(layout, populations=()), tuple(jax.tree.map(jnp.array, p) for p in layout.populations)
+        memo[parting] = parted, dataclasses.replace(layout, populations=()), tuple(sharding.deal(p) for p in layout.populations)
     parted, layout, populations = memo[parting]
     customers, supplied = _book_figures(plan, book)
     ids = tuple(np.full(len(r), -1) if book.owner is None else book.owner[r] for r in layout.rows)
@@ -99,12 +111,13 @@ def prepare(plan: Plan, scenario: ScenarioSpec, shock: Shock, book: Book, kept: 
         if key not in memo:
             memo[key] = population.with_profile(system, multiplier, book, parted.rows, dtype)
         system = dataclasses.replace(system, profile=memo[key][0].profile, loan_profile=memo[key][0].loan_profile)
-        populations += memo[key][1]
+        populations += tuple(sharding.deal(p) for p in memo[key][1])
     policy, system = cast(policy, dtype), cast(system, dtype)
-    state = initial_state(
-        system,
+    placed = sharding.rules(system, populations), sharding.everywhere(policy)
+    state = sharding.initial_state(
+        placed[0],
         populations,
-        policy=policy,
+        policy=placed[1],
         mark_history=assemble.mark_history(plan.system, scenario.step_minutes),
         notice=assemble.notice_history(plan.policy, scenario.step_minutes),
     )
@@ -113,7 +126,9 @@ def prepare(plan: Plan, scenario: ScenarioSpec, shock: Shock, book: Book, kept: 
         policy=policy,
         path=cast(assemble.path_arrays(shock), dtype),
         state=state,
-        tolerance=residual_tolerance(state, system),
+        placed=placed,
+        sharding=sharding,
+        tolerance=residual_tolerance(sharding.bare(state), system),
         layout=layout,
         dtype=dtype,
         described=population.described(parted, book, kept),
@@ -129,6 +144,7 @@ def _check(name: str, bits) -> None:
 
 def _advance(ready: Prepared, name: str, rounds: int, progress: Progress, look: Look | None = None) -> tuple[State, list[Record]]:
     """Run all steps. `look` is shown the state after every chunk."""
+    sharding = ready.sharding
     # the engine takes over the buffers of the state it is given, and two leaves of a fresh state may be the same buffer
     channels, state = all_channels(ready.dtype), jax.tree.map(jnp.copy, ready.state)
     steps = ready.path.log_price.shape[0]
@@ -136,12 +152,12 @@ def _advance(ready: Prepared, name: str, rounds: int, progress: Progress, look: 
     progress(name, 0, steps)
     for start in range(0, steps, size):
         part = jax.tree.map(lambda x, start=start: x[start : start + size], ready.path)
-        state, record = advance(state, ready.system, ready.policy, channels, part, jnp.int32(rounds), ready.tolerance)
-        records.append(jax.tree.map(np.asarray, record))
+        state, record = sharding.advance(state, *ready.placed, channels, part, jnp.int32(rounds), ready.tolerance)
+        records.append(jax.tree.map(sharding.gathered, record))
         if look is not None:
             look(state, min(start + size, steps))
         progress(name, min(start + size, steps), steps)
-        _check(name, state.status)
+        _check(name, sharding.gathered(state.status))
     return state, records
 
 
@@ -181,19 +197,20 @@ class Case:
 class _Started:
     """A case that is ready to run, with what has to be known before it does."""
 
-    def __init__(self, case: Case):
-        self.case, self.ready = case, prepare(case.plan, case.scenario, case.shock, case.book)
-        self.before = audit(self.ready.state, self.ready.system)
+    def __init__(self, case: Case, sharding: Sharding = ONE):
+        self.case, self.ready = case, prepare(case.plan, case.scenario, case.shock, case.book, sharding=sharding)
+        self.before = audit(self.ready.state, self.ready.system, sharding)
         run = case.plan.run
         # who used how much leverage, and who was closed without need, only accounts can tell
         measures = run.measures and not self.ready.described.get("approximate")
         self.watch = _Watch(case.plan, self.ready, measures) if measures or run.liquidation_map else None
         self.run = self.ready.run(run.max_rounds)
-        self.stepping = stepping.chosen(run.stepping, self.ready.state, self.ready.policy, self.run.steps)
+        one_device = sharding.mesh is None
+        self.stepping = stepping.chosen(run.stepping, self.ready.state, self.ready.policy, self.run.steps) if one_device else "all"
 
     def alone(self, progress: Progress) -> xr.Dataset:
         """Run it by itself."""
-        rounds, name, how = self.case.plan.run.max_rounds, self.case.name, {"stepping": self.stepping}
+        rounds, name, how = self.case.plan.run.max_rounds, self.case.name, {"stepping": self.stepping} | self.ready.sharding.describe()
         if self.stepping == "active":
             state, records, active = _advance_active(self.ready, name, rounds, progress, self.watch)
             return self.found(state, records, how | active.describe())
@@ -213,23 +230,27 @@ class _Started:
             minutes=case.shock.minutes,
             pools=case.book.pools,
             assets=case.book.assets,
-            attributes=_attributes(case.plan, case.scenario, state, _notes(ready, state)) | how | ready.described,
+            attributes=_attributes(case.plan, case.scenario, state, _notes(ready, ready.sharding.bare(state))) | how | ready.described,
         )
         watch = self.watch
         return dataset if watch is None else dataset.merge(watch.found(state, records, dataset), combine_attrs="override")
 
 
-def simulate_scenario(plan: Plan, scenario: ScenarioSpec, shock: Shock, book: Book, progress: Progress = silent) -> xr.Dataset:
+def simulate_scenario(
+    plan: Plan, scenario: ScenarioSpec, shock: Shock, book: Book, progress: Progress = silent, sharding: Sharding = ONE
+) -> xr.Dataset:
     """One scenario through the engine. Must be called inside `jax.enable_x64(plan.run.precision == 64)`; `run_plan` does.
 
     Raises:
       NumericalFailure: with the sentences of the status bits.
     """
-    return _Started(Case(plan, scenario, shock, book)).alone(progress)
+    return _Started(Case(plan, scenario, shock, book), sharding).alone(progress)
 
 
-def simulate_cases(plan: Plan, cases: Iterable[Case], progress: Progress = silent) -> Iterator[tuple[int, xr.Dataset]]:
+def simulate_cases(plan: Plan, cases: Iterable[Case], progress: Progress = silent, sharding: Sharding = ONE) -> Iterator[tuple[int, xr.Dataset]]:
     """Several runs, those of one structure together where the plan's `run.batch` says so or it pays; must be called where `simulate_scenario` may be.
+
+    Over several devices they go one after the other.
 
     Args: `plan`, of which [run] counts.
 
@@ -242,11 +263,13 @@ def simulate_cases(plan: Plan, cases: Iterable[Case], progress: Progress = silen
     limits = memory.limits(plan.run, plan.files["suite"])
 
     def most(item: tuple[int, _Started]) -> int:
+        if sharding.mesh is not None:
+            return 1
         fit, _ = memory.most(item[1].run, limits)
         # epochs depend on what happens in a run, so those go by themselves
         return 1 if plan.run.batch == "off" or item[1].stepping == "active" else fit
 
-    started = ((number, _Started(case)) for number, case in enumerate(cases))
+    started = ((number, _Started(case, sharding)) for number, case in enumerate(cases))
     for items in batches.gathered(started, run_of=lambda item: item[1].run, most=most, budget=limits.budget):
         if len(items) == 1:
             number, one = items[0]
@@ -281,7 +304,7 @@ class _Watch:
 
     def __init__(self, plan: Plan, ready: Prepared, measures: bool):
         self.plan, self.ready, self.measures = plan, ready, measures
-        self.groups = observe.groups_of(ready.state, ready.system) if measures else ()
+        self.groups = self._groups() if measures else ()
         self.start = ready.state
         self.steps, self.standing = [0], [self._standing(ready.state)]
         self.map_steps, self.maps = [], []
@@ -289,17 +312,22 @@ class _Watch:
         self.every = -(-chunks // self.MAPS)
         self._map(ready.state, 0)
 
+    def _groups(self) -> tuple[jax.Array, ...]:
+        ready, sharding = self.ready, self.ready.sharding
+        sizes = sharding.apply(observe.sizes, ready.state, ready.placed[0], by_block=True)
+        pools = [p.block_pool for p in ready.state.populations]
+        return sharding.blocks(tuple(observe.group(sharding.gathered(s), sharding.gathered(v)) for s, v in zip(sizes, pools, strict=True)))
+
     def _standing(self, state: State):
-        return [host(x) for x in observe.by_group(state, self.ready.system, self.groups)] if self.measures else []
+        if not self.measures:
+            return []
+        return [host(x) for x in self.ready.sharding.apply(observe.by_group, state, self.ready.placed[0], blocks=self.groups)]
 
     def _map(self, state: State, step: int) -> None:
         if not self.plan.run.liquidation_map:
             return
-        system, policy = self.ready.system, self.ready.policy
-        multiplier = policy.maintenance_multiplier if state.leverage is None else state.leverage.maintenance
-        threshold = None if system.lending is None else jnp.maximum(1 - multiplier * (1 - system.lending.rules.liquidation_threshold), 0)
         self.map_steps.append(step)
-        self.maps.append(host(observe.liquidation_map(state, system, multiplier, threshold)))
+        self.maps.append(host(self.ready.sharding.apply(observe.present_map, state, *self.ready.placed)))
 
     def __call__(self, state: State, step: int) -> None:
         self.steps.append(step)
@@ -321,7 +349,9 @@ class _Watch:
         funding = None if state.funding is None else dataset.funding_index_usd.values[1:]
         # the fixed multiplier, so that a policy which raises requirements is not the judge of whom it spared
         fixed = self.ready.policy.maintenance_multiplier
-        count, closed = observe.unnecessary(self.start, state, self.ready.system, fixed, dataset.mark_usd.values[1:], funding)
+        own = self.ready.sharding.own
+        found = observe.unnecessary(own(self.start), own(state), self.ready.system, fixed, dataset.mark_usd.values[1:], funding)
+        count, closed = self.ready.sharding.total(*found)
         return {
             "group_notional_usd": notional[held],
             "group_equity_usd": equity[held],
@@ -332,7 +362,9 @@ class _Watch:
         }
 
 
-def attribute(plan: Plan, scenario: ScenarioSpec, shock: Shock, book: Book, progress: Progress = silent, label: str = "") -> xr.Dataset:
+def attribute(
+    plan: Plan, scenario: ScenarioSpec, shock: Shock, book: Book, progress: Progress = silent, label: str = "", sharding: Sharding = ONE
+) -> xr.Dataset:
     """Losses by the way they travelled: runs of one scenario with channels shut. Must be called where `simulate_scenario` may be.
 
     Args: `label` is what progress calls the scenario; its name when empty.
@@ -340,11 +372,18 @@ def attribute(plan: Plan, scenario: ScenarioSpec, shock: Shock, book: Book, prog
     Raises:
       NumericalFailure: with the sentences of the status bits.
     """
-    ready = prepare(plan, scenario, shock, book, "accounts")
+    ready = prepare(plan, scenario, shock, book, "accounts", sharding=sharding)
     design = attribution.design(attribution.present(plan.system, ready.system.owners is not None))
     name = f"{label or scenario.name}: attribution"
-    arguments = batches.alike(ready.run(plan.run.max_rounds), design.channels(ready.dtype))
-    _, records = batches.drive(*arguments, progress=progress, name=name, look=lambda states, step: _check(name, states.status))
+    # runs that fill up the last group of devices repeat the full run, and nobody reads them
+    runs = sharding.filled(len(design.open))
+    channels = jax.tree.map(lambda x: np.append(x, x[-1:].repeat(runs - len(x))), design.channels(ready.dtype))
+    arguments = batches.alike(ready.run(plan.run.max_rounds), channels, sharding)
+
+    def look(states: State, step: int) -> None:
+        _check(name, sharding.gathered(states.status))
+
+    _, records = batches.drive(*arguments, progress=progress, name=name, look=look, sharding=sharding)
     deficit = sum(host(r.flows.deficit).sum(axis=1) for r in records)
     debt = host(records[-1].bad_debt)[:, -1]
     opened, shut = list(design.opened), list(design.shut)
@@ -385,7 +424,7 @@ def _attributes(plan: Plan, scenario: ScenarioSpec, state: State, notes: list[st
 
 def initial_levels(ready: Prepared, shock: Shock) -> dict[str, np.ndarray]:
     """Levels at minute 0 by variable."""
-    system, state = ready.system, ready.state
+    system, state = ready.system, ready.sharding.bare(ready.state)
     reference = host(system.reference_price)
     everywhere = np.broadcast_to(reference, system.tier_floor.shape[:2])
     variance = host(system.reference_variance)
@@ -415,7 +454,7 @@ def _final(plan: Plan, ready: Prepared, state: State, book: Book, before: Audit,
     """The variables that describe the whole run."""
     system, ledger, start = ready.system, state.ledger, ready.state.ledger
     pools = len(book.pools)
-    reference, after = host(system.reference_price), audit(state, system)
+    reference, after = host(system.reference_price), audit(state, system, ready.sharding)
     displaced = host(records[-1].venue_price[-1]) - reference
     gain = displaced - (0 if state.funding is None else host(state.funding.index))
     unit = np.broadcast_to(reference, gain.shape)
@@ -432,7 +471,7 @@ def _final(plan: Plan, ready: Prepared, state: State, book: Book, before: Audit,
         "customer_long": np.stack([host(e.long_quantity) for e in ends]),
         "customer_short": np.stack([host(e.short_quantity) for e in ends]),
         "maker_profit_usd": profit.sum(axis=1),
-        "latent_deficit_usd": latent_deficit(state, system, pools),
+        "latent_deficit_usd": sum(host(x) for x in ready.sharding.apply(latent_deficit, state, ready.placed[0])),
         "debtrank": _debtrank(plan, ready),
         "total_cash_residual_usd": after.cash - before.cash - moved,
         "total_quantity_residual_usd": (after.contracts - before.contracts) * unit,

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from stresslev.assemble.links import table
 from stresslev.config.tiers import TierTable, stack
 from stresslev.engine import types
 from stresslev.engine.funding import FundingRules
@@ -545,10 +546,11 @@ def engine_case(system: dict, book: dict, path: dict, dtype=np.float64) -> Engin
     if system.get("owners"):
         at = {"perps": perps, "loans": loans}
         linked = [(owner, *at[kind][number]) for owner, kind, number in book["links"]]
+        ids = tuple(np.array([o for o, p, _ in linked if p == k], np.int32) for k in range(len(populations)))
         owners = types.Owners(
             slot=tuple(np.array([s for _, p, s in linked if p == k], np.int32) for k in range(len(populations))),
-            owner=tuple(np.array([o for o, p, _ in linked if p == k], np.int32) for k in range(len(populations))),
-            nobody=np.zeros(system["owners"]["count"]),
+            owner=ids,
+            links=table(ids, system["owners"]["count"]),
             top_up=system["owners"]["top_up"],
             keep=system["owners"]["keep"],
         )

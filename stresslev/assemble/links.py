@@ -30,6 +30,24 @@ def arrays(system: SystemSpec, grid: Grid, customers: np.ndarray) -> dict:
     return {"receipts": receipts, "credit": credit}
 
 
+#: Stands in `Owners.links` for a link that an owner does not have.
+NO_LINK = np.iinfo(np.int32).max
+
+
+def table(ids, owners: int, at=None) -> np.ndarray:
+    """(owners, M) int32 `Owners.links` of links to these owners, by population; M is the most that any of them has.
+
+    Args: `at`, by population, where each link stands among the links of all populations; one after the other when not given.
+    """
+    who = np.concatenate([np.asarray(i, np.int64) for i in ids])
+    place = np.arange(len(who)) if at is None else np.concatenate(at)
+    count = np.bincount(who, minlength=owners)
+    order = np.argsort(who, kind="stable")
+    found = np.full((owners, max(count.max(initial=0), 1)), NO_LINK, np.int32)
+    found[who[order], np.arange(len(who)) - np.repeat(np.cumsum(count) - count, count)] = place[order]
+    return found
+
+
 def owners(spec: OwnersSpec | None, slots: tuple[np.ndarray, ...], ids: tuple[np.ndarray, ...]) -> Owners | None:
     """Owners with more than one account.
 
@@ -53,7 +71,7 @@ def owners(spec: OwnersSpec | None, slots: tuple[np.ndarray, ...], ids: tuple[np
     return Owners(
         slot=tuple(kept_slots),
         owner=tuple(kept_ids),
-        nobody=np.zeros(len(linked)),
+        links=table(kept_ids, len(linked)),
         top_up=np.array(float(spec.top_up)),
         keep=np.array(float(spec.keep)),
     )

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from stresslev.engine import margin, portfolio, requirement, select
-from stresslev.engine.blocks import add_by_pool, column, once, pool_sum
+from stresslev.engine.blocks import add_by_pool, column, once, over_devices, pool_sum
 from stresslev.engine.health import (
     Health,
     Prices,
@@ -234,10 +234,10 @@ def demand(accounts: Accounts, system: System, multiplier: Array, prices: Prices
             add_by_pool(waiting, waits, some.block_pool),
         )
 
-    notional, longs, shorts, coins, waiting = over_batches(found, body, init)
+    (notional, longs, shorts, coins, waiting), triggered = over_devices((over_batches(found, body, init), found.by_pool), accounts.axis)
     return Demand(
         under=under,
-        triggered=found.by_pool,
+        triggered=triggered,
         waiting=waiting,
         notional=notional,
         long_quantity=spread(longs, accounts.contract_assets, assets),
@@ -265,7 +265,7 @@ def ration(accounts: Accounts, system: System, multiplier: Array, prices: Prices
     if accounts.age is not None:
         key = jnp.where(column(order == FIRST_IN), accounts.age.astype(key.dtype), key)
     chosen = (system.queue != PRO_RATA) & (share < 1)
-    served = select.queue(key, amount, accounts.block_pool, jnp.where(chosen, capacity, jnp.inf))
+    served = select.queue(key, amount, accounts.block_pool, jnp.where(chosen, capacity, jnp.inf), accounts.axis)
     # what takes no capacity, such as the last coins of an account without positions, need not queue
     one_by_one = jnp.where(amount > 0, served / jnp.where(amount > 0, amount, jnp.ones_like(amount)), 1)
     return jnp.where(column(chosen[accounts.block_pool]), one_by_one, column(share[accounts.block_pool]))
@@ -326,7 +326,7 @@ def bankrupt(
         groups = tuple(add(totals, values) for totals, values in zip(groups, new, strict=True))
         return add_by_pool(deficit, closed * jnp.maximum(-left, 0), some.block_pool), groups
 
-    deficit, groups = over_batches(asked.found, body, (zero, (many,) * 6))
+    deficit, groups = over_devices(over_batches(asked.found, body, (zero, (many,) * 6)), accounts.axis)
     long_quantity, short_quantity, long_value, short_value, long_saved, short_saved = (spread(g, accounts.contract_assets, assets) for g in groups)
     return Bankrupt(
         deficit=deficit,
@@ -407,7 +407,7 @@ def settle(accounts: Accounts, system: System, multiplier: Array, prices: Prices
         return accounts, done
 
     settled, done = over_batches(asked.found, body, (accounts, nothing))
-    fund_fee, taker_fee, liquidator_fee, lost, newly, cash_change, quantity_change, coins_change = done
+    fund_fee, taker_fee, liquidator_fee, lost, newly, cash_change, quantity_change, coins_change = over_devices(done, accounts.axis)
     return settled, Settlement(
         liquidation_fee=fund_fee,
         taker_fee=taker_fee,
@@ -439,7 +439,7 @@ def latent_deficit(accounts: Accounts, system: System, prices: Prices, pools: in
     """(V,) USD of negative equity in accounts that still hold positions: losses made and not settled."""
     gain = of_contracts(accounts, contract_gain(system, prices.venue_displaced, prices.funding))
     left = _left_at(accounts, of_coins(accounts, prices.venue_displaced), gain)
-    return pool_sum(jnp.sum(jnp.maximum(-left, 0), axis=1), accounts.block_pool, pools)
+    return over_devices(pool_sum(jnp.sum(jnp.maximum(-left, 0), axis=1), accounts.block_pool, pools), accounts.axis)
 
 
 def begin_step(accounts: Accounts, system: System, multiplier: Array, prices: Prices) -> Accounts:
@@ -458,4 +458,4 @@ def totals(accounts: Accounts, pools: int, assets: int) -> tuple[Array, Array, A
 
     longs = spread([by_pool(jnp.maximum(q, 0)) for q in accounts.quantity], accounts.contract_assets, assets)
     shorts = spread([by_pool(jnp.maximum(-q, 0)) for q in accounts.quantity], accounts.contract_assets, assets)
-    return by_pool(accounts.equity_at_reference), longs, shorts
+    return over_devices((by_pool(accounts.equity_at_reference), longs, shorts), accounts.axis)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from stresslev.engine import traders, waterfall
+from stresslev.engine.blocks import anywhere
 from stresslev.engine.flow import Closing, Conditions, Flow, coins_to_market, common_fill, faces, fill_displaced, push, traded
 from stresslev.engine.health import Prices, contract_gain
 from stresslev.engine.leverage import transition
@@ -77,7 +78,7 @@ def _resized(state: State, system: System, plans: tuple[Plan | None, ...], seen:
             def wait(p=p, plan=plan):
                 return replace(p, call_age=plan.age), _no_sums(fill)
 
-            p, done = lax.cond(jnp.any((plan.share != 0) | (plan.posted > 0)), trade, wait)
+            p, done = lax.cond(anywhere(jnp.any((plan.share != 0) | (plan.posted > 0)), p.axis), trade, wait)
             sums = add(sums, done)
         populations.append(p)
     return tuple(populations), sums

@@ -85,6 +85,7 @@ def deleverage(
     gross_notional: Array,
     block_pool: Array,
     target: Array,
+    axis: str | None = None,
 ) -> Array:
     """Coins of one asset and side that each account gives up so that the bankrupt's positions can be closed against them.
 
@@ -92,6 +93,7 @@ def deleverage(
       policy: (V,) int32 code of each pool's rule.
       block_pool: (nb,) int32 pool of each block.
       target: (V,) coins to be absorbed, >= 0.
+      axis: of the mesh, where the blocks are dealt out over devices.
       The rest as for `scores`.
 
     Returns:
@@ -104,10 +106,10 @@ def deleverage(
 
     # a pool uses one of the two; the other finds no candidates in it and grants nothing
     def by_rank():
-        return queue(key, held, block_pool, target)
+        return queue(key, held, block_pool, target, axis)
 
     def by_weight():
-        return waterfill(weight, held, block_pool, target)
+        return waterfill(weight, held, block_pool, target, axis)
 
     def nobody():
         return jnp.zeros_like(held)

@@ -17,6 +17,7 @@ from stresslev.engine.leverage import adapt
 from stresslev.engine.leverage.in_force import fixed_terms, sized
 from stresslev.engine.loan_profile import LoanProfile
 from stresslev.engine.loans import Loans
+from stresslev.engine.owners import by_owner
 from stresslev.engine.places import Places, Ranks, place_of, places, put, ranks, take
 from stresslev.engine.prices import common_log_price, venue_log_price
 from stresslev.engine.profile import Profile
@@ -136,11 +137,11 @@ def predict(state: State, system: System, policy: Policy, path: Path, ahead: Arr
 
 def _woken(masks: tuple[Array, ...], owners: Owners) -> tuple[Array, ...]:
     """Accounts of one owner wake together: one that is called is met from the others."""
-    called = jnp.zeros(owners.nobody.shape, bool)
-    for mask, slot, who in zip(masks, owners.slot, owners.owner, strict=True):
-        called = called.at[who].max(mask.reshape(-1)[slot])
+    awake = tuple(mask.reshape(-1)[slot] for mask, slot in zip(masks, owners.slot, strict=True))
+    called = by_owner(owners, awake)
     return tuple(
-        mask.reshape(-1).at[slot].max(called[who]).reshape(mask.shape) for mask, slot, who in zip(masks, owners.slot, owners.owner, strict=True)
+        mask.reshape(-1).at[slot].set(one | called[who], unique_indices=True).reshape(mask.shape)
+        for mask, one, slot, who in zip(masks, awake, owners.slot, owners.owner, strict=True)
     )
 
 
@@ -168,20 +169,37 @@ def _scattered(population: Accounts | Loans, after: Accounts | Loans, at: Places
 
 
 def _owners(owners: Owners, awake: tuple[Ranks, ...], past: tuple[int, ...], share: float) -> tuple[Owners, Array]:
-    """Links of the accounts that are awake, by their places among those, and how far they fill the room for them (twice `share` of all links).
+    """Links of the accounts that are awake, by their places among those, and how far they fill the room for them (twice `share` of all).
 
-    Unused room points past the end, where an empty account stands. Args: `past`, static, number of places by population.
+    Accounts of one owner wake together, so an owner has all links or none. Unused room points past the end, where an empty account is. Args: `past`,
+    static, number of places by population.
     """
-    moved, who, full = [], [], jnp.zeros((), jnp.float32)
-    for slot, owner, found, end in zip(owners.slot, owners.owner, awake, past, strict=True):
+    moved, gone, linked, full, before = [], [], [], jnp.zeros((), jnp.float32), 0
+    nowhere = jnp.iinfo(jnp.int32).max
+
+    def used(there: Array, capacity: int) -> Array:
+        return jnp.sum(there, dtype=jnp.float32) / max(capacity, 1)
+
+    for slot, found, end in zip(owners.slot, awake, past, strict=True):
         links, place = slot.shape[0], place_of(found, slot)
         capacity = min(links, int(2 * share * links) + 64)
         row = jnp.nonzero(place >= 0, size=capacity, fill_value=links)[0]
-        beyond = end + jnp.arange(capacity, dtype=jnp.int32)
-        moved.append(jnp.where(row < links, place.at[row].get(mode="fill", fill_value=0), beyond))
-        who.append(owner.at[row].get(mode="fill", fill_value=0))
-        full = jnp.maximum(full, jnp.sum(place >= 0, dtype=jnp.float32) / max(capacity, 1))
-    return replace(owners, slot=tuple(moved), owner=tuple(who)), full
+        ahead = jnp.arange(capacity, dtype=jnp.int32)
+        moved.append(jnp.where(row < links, place.at[row].get(mode="fill", fill_value=0), end + ahead))
+        # where each link has gone, among those of all populations that are awake
+        gone.append(jnp.full((links,), nowhere, jnp.int32).at[row].set(before + ahead, mode="drop"))
+        linked.append((place >= 0, row))
+        before += capacity
+        full = jnp.maximum(full, used(place >= 0, capacity))
+    everybody = owners.links.shape[0]
+    called = by_owner(owners, tuple(there for there, _ in linked))
+    capacity = min(everybody, int(2 * share * everybody) + 64)
+    kept = jnp.nonzero(called, size=capacity, fill_value=everybody)[0]
+    number = jnp.cumsum(called, dtype=jnp.int32) - 1
+    table = owners.links.at[kept].get(mode="fill", fill_value=nowhere)
+    table = jnp.concatenate(gone).at[table].get(mode="fill", fill_value=nowhere)
+    who = tuple(number[owner.at[row].get(mode="fill", fill_value=0)] for owner, (_, row) in zip(owners.owner, linked, strict=True))
+    return replace(owners, slot=tuple(moved), owner=who, links=table), jnp.maximum(full, used(called, capacity))
 
 
 def _steps_left(path: Path, steps: Array) -> Array:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from stresslev.engine.blocks import add_by_pool, column, once, pool_sum
+from stresslev.engine.blocks import add_by_pool, column, once, over_devices, pool_sum
 from stresslev.engine.places import Places, Ranks, over_batches, put, ranks, take
 
 #: Roundings by which what a liquidator receives may fall short of what he requires and still be enough.
@@ -35,6 +35,7 @@ class Loans:
     age: Array  # (nb, B) int32 consecutive steps that began under margin, the present one included
     block_pool: Array  # (nb,) int32
     assets: tuple[int, ...] | None = field(default=None, metadata={"static": True})  # of `supply` and `debt` in the system; None: all, in order
+    axis: str | None = field(default=None, metadata={"static": True})  # of the mesh, over which the blocks are dealt out; None: one device
 
 
 @jax.tree_util.register_dataclass
@@ -173,7 +174,7 @@ def equity(loans: Loans, supply_index: Array, borrow_index: Array, mark: Array) 
 def negative_equity(loans: Loans, supply_index: Array, borrow_index: Array, mark: Array) -> Array:
     """(V,) USD by which accounts still open owe more than they hold: losses made and not settled."""
     short = jnp.maximum(-equity(loans, supply_index, borrow_index, mark), 0)
-    return pool_sum(jnp.sum(short, axis=1), loans.block_pool, mark.shape[0])
+    return over_devices(pool_sum(jnp.sum(short, axis=1), loans.block_pool, mark.shape[0]), loans.axis)
 
 
 def totals(loans: Loans, pools: int) -> tuple[Array, Array, Array]:
@@ -182,7 +183,8 @@ def totals(loans: Loans, pools: int) -> tuple[Array, Array, Array]:
     def by_pool(values):
         return pool_sum(jnp.sum(values, axis=1), loans.block_pool, pools)
 
-    return jnp.stack([by_pool(s) for s in loans.supply], axis=1), jnp.stack([by_pool(d) for d in loans.debt], axis=1), by_pool(loans.cash)
+    units = [jnp.stack([by_pool(x) for x in several], axis=1) for several in (loans.supply, loans.debt)]
+    return over_devices((*units, by_pool(loans.cash)), loans.axis)
 
 
 def _triggered(loans: Loans, threshold: Array, supply_index: Array, borrow_index: Array, mark: Array) -> Array:
@@ -373,10 +375,10 @@ def demand(loans: Loans, rules: LendingRules, threshold: Array, supply_index: Ar
 
     zero, zeros = jnp.zeros((pools,), mark.dtype), jnp.zeros((pools, assets), mark.dtype)
     init = (zero, zeros, zeros, jnp.zeros((pools,), jnp.int32))
-    notional, sold, bought, waiting = over_batches(found, body, init)
+    (notional, sold, bought, waiting), triggered = over_devices((over_batches(found, body, init), found.by_pool), loans.axis)
     return LoanDemand(
         under=below,
-        triggered=found.by_pool,
+        triggered=triggered,
         notional=notional,
         sold=sold,
         bought=bought,
@@ -487,4 +489,5 @@ def settle(
         )
         return loans, done
 
-    return over_batches(asked.found, body, (loans, nothing))
+    after, done = over_batches(asked.found, body, (loans, nothing))
+    return after, over_devices(done, loans.axis)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from stresslev.engine import lenders
-from stresslev.engine.blocks import column
+from stresslev.engine.blocks import column, over_devices, pool_sum
 from stresslev.engine.health import Prices, assess, rules_for
 from stresslev.engine.lenders import Terms
 from stresslev.engine.loans import Loans
@@ -50,6 +50,12 @@ def _loan_room(weighted: Array, owed: Array, cash: Array, owners: Owners) -> tup
     return need, spare
 
 
+def by_owner(owners: Owners, values: tuple[Array, ...]) -> Array:
+    """(O,) sums by owner of values per link, by population (L,); of bools, whether any holds."""
+    table = jnp.concatenate(values).at[owners.links].get(mode="fill", fill_value=0)
+    return jnp.any(table, axis=1) if table.dtype == jnp.bool_ else jnp.sum(table, axis=1)
+
+
 def call_margin(
     populations: tuple[Accounts | Loans, ...], system: System, multiplier: Array, prices: Prices, terms: Terms | None, open_share: Array
 ) -> tuple[tuple[Accounts | Loans, ...], Array]:
@@ -60,28 +66,25 @@ def call_margin(
 
     Args: `open_share` () 1 or 0: whether owners may do so.
 
+    Sums are read through `Owners.links`, account by account of each owner: nothing is scattered to a place that two links share, so nothing waits for
+    its turn and the order of the sums is always the same. Of blocks dealt out over devices, each device has the links of its own.
+
     Returns: populations, and USD that came into each pool (V,), adding up to zero.
     """
-    owners = system.owners
+    owners, axis = system.owners, populations[0].axis
     rooms = [_room(_linked(p, slot), system, multiplier, prices, terms, owners) for p, slot in zip(populations, owners.slot, strict=True)]
 
-    def by_owner(values):
-        total = jnp.zeros_like(owners.nobody)
-        for v, who in zip(values, owners.owner, strict=True):
-            total = total.at[who].add(v)
-        return total
-
-    need, spare = by_owner([n for n, _ in rooms]), by_owner([s for _, s in rooms])
+    need, spare = over_devices(tuple(by_owner(owners, values) for values in zip(*rooms, strict=True)), axis)
     moved = open_share * jnp.minimum(need, spare)
     per_need = moved / jnp.where(need > 0, need, jnp.ones_like(need))
     per_spare = moved / jnp.where(spare > 0, spare, jnp.ones_like(spare))
     inflow = jnp.zeros_like(system.insurance_fund)
     after = []
     for p, slot, who, (n, s) in zip(populations, owners.slot, owners.owner, rooms, strict=True):
-        change = n * per_need[who] - s * per_spare[who]
         name = "cash" if isinstance(p, Loans) else "equity_at_reference"
         old = getattr(p, name)
+        change = jnp.where(slot < old.size, n * per_need[who] - s * per_spare[who], 0)
         new = old.reshape(-1).at[slot].add(change, unique_indices=True).reshape(old.shape)
-        inflow = inflow.at[p.block_pool[slot // old.shape[1]]].add(change)
+        inflow = inflow + pool_sum(change, p.block_pool[slot // old.shape[1]], inflow.shape[0])
         after.append(replace(p, **{name: new}))
-    return tuple(after), inflow
+    return tuple(after), over_devices(inflow, axis)

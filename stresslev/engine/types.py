@@ -103,9 +103,9 @@ class Credit:
 class Owners:
     """Owners with accounts in several pools: a margin call in one is met from what the others can spare."""
 
-    slot: tuple[Array, ...]  # per population (L,) int32 flat slot of each linked account
+    slot: tuple[Array, ...]  # per population (L,) int32 flat slot of each linked account; past the end for a link to nobody
     owner: tuple[Array, ...]  # per population (L,) int32 owner
-    nobody: Array  # (O,) zeros: the number of owners, as a shape
+    links: Array  # (O, M) int32 the links of each owner, counted through all populations; past the end where an owner has fewer than M
     top_up: Array  # () health that a called account is brought back to
     keep: Array  # () health below which an account gives nothing away
 
@@ -232,6 +232,7 @@ class Accounts:
     portfolio_margin: bool = field(default=False, metadata={"static": True})  # requirement by `System.portfolio`, not by tiers
     contracts: tuple[int, ...] | None = field(default=None, metadata={"static": True})  # assets of `quantity`; None: all, in order
     coins: tuple[int, ...] | None = field(default=None, metadata={"static": True})  # assets of `collateral`; None: all, in order
+    axis: str | None = field(default=None, metadata={"static": True})  # of the mesh, over which the blocks are dealt out; None: one device
 
     @property
     def contract_assets(self) -> tuple[int, ...]:

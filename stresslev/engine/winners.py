@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from stresslev.engine import adl
-from stresslev.engine.blocks import column, pool_sum
+from stresslev.engine.blocks import column, over_devices, pool_sum
 from stresslev.engine.health import Prices, assess, contract_gain, of_coins, of_contracts, rules_for, spread
 from stresslev.engine.socialise import haircut
 from stresslev.engine.types import EQUITY, Accounts, System
@@ -43,7 +43,8 @@ def available(accounts: Accounts, system: System, multiplier: Array, prices: Pri
 
     # a loop, not unrolled: this runs only where somebody is bankrupt, and is long to compile
     marks = jnp.stack(of_contracts(accounts, prices.mark))
-    _, (longs, shorts) = lax.scan(of_asset, None, (jnp.stack(accounts.quantity), _entries(accounts, prices), marks))
+    _, held = lax.scan(of_asset, None, (jnp.stack(accounts.quantity), _entries(accounts, prices), marks))
+    longs, shorts = over_devices(held, accounts.axis)
     return spread(longs, accounts.contract_assets, assets), spread(shorts, accounts.contract_assets, assets)
 
 
@@ -73,7 +74,7 @@ def assume(
         before, q, entry, mark, *sides = now
         closed = []
         for side, target, gain in zip((1, -1), sides[::2], sides[1::2], strict=True):
-            granted = adl.deleverage(system.adl, side, before, entry, mark, equity, gross, accounts.block_pool, target)
+            granted = adl.deleverage(system.adl, side, before, entry, mark, equity, gross, accounts.block_pool, target, accounts.axis)
             q, cash = adl.book(q, cash, granted, column(gain[accounts.block_pool]))
             closed.append(pool_sum(jnp.sum(granted, axis=1), accounts.block_pool, pools))
         return cash, (q, *closed)
@@ -81,8 +82,9 @@ def assume(
     marks = jnp.stack(of_contracts(accounts, prices.mark))
     by_asset = [x[:, held].T for x in (*longs, *shorts)]
     over = (jnp.stack(accounts.quantity), jnp.stack(settled.quantity), _entries(accounts, prices), marks, *by_asset)
-    cash, (quantity, closed_longs, closed_shorts) = lax.scan(of_asset, settled.equity_at_reference, over)
+    cash, (quantity, *closed) = lax.scan(of_asset, settled.equity_at_reference, over)
     change = pool_sum(jnp.sum(cash - settled.equity_at_reference, axis=1), accounts.block_pool, pools)
+    (closed_longs, closed_shorts), change = over_devices((closed, change), accounts.axis)
     after = replace(settled, equity_at_reference=cash, quantity=tuple(quantity))
     names = accounts.contract_assets
     return after, spread(closed_longs, names, assets), spread(closed_shorts, names, assets), change
@@ -113,8 +115,9 @@ def socialise(accounts: Accounts, system: System, prices: Prices, loss: Array) -
     equity = jnp.maximum(equity, 0)
     by_equity = column(system.socialise_by[accounts.block_pool] == EQUITY)
     weight = jnp.where(by_equity, equity, jnp.maximum(profit, 0))
-    charge, _ = haircut(weight, jnp.minimum(weight, equity), accounts.block_pool, loss)
+    charge, _ = haircut(weight, jnp.minimum(weight, equity), accounts.block_pool, loss, accounts.axis)
     cash = accounts.equity_at_reference - charge
     charged = pool_sum(jnp.sum(charge, axis=1), accounts.block_pool, pools)
     change = pool_sum(jnp.sum(cash - accounts.equity_at_reference, axis=1), accounts.block_pool, pools)
+    charged, change = over_devices((charged, change), accounts.axis)
     return replace(accounts, equity_at_reference=cash), charged, change

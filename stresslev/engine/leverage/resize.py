@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from stresslev.engine.blocks import column, pool_sum
+from stresslev.engine.blocks import column, over_devices, pool_sum
 from stresslev.engine.health import contract_gain, dot, of_coins, of_contracts, spread, unit_value
 from stresslev.engine.types import Accounts, System
 
@@ -65,9 +65,11 @@ def resize(accounts: Accounts, system: System, share: Array, posted: Array, *, v
 
     zero = jnp.zeros_like(fill)
     moved = [by_pool(k - q) for k, q in zip(kept, accounts.quantity, strict=True)]
-    return replace(accounts, equity_at_reference=cash, quantity=kept, collateral=coins, entry=entry), Resized(
+    done = Resized(
         cash_change=by_pool(cash - old),
         taker_fee=by_pool(fee),
         quantity_change=spread(moved, accounts.contract_assets, assets),
         coins_change=spread([by_pool(-s) for s in sold], accounts.coin_assets, assets) if sold else zero,
     )
+    after = replace(accounts, equity_at_reference=cash, quantity=kept, collateral=coins, entry=entry)
+    return after, over_devices(done, accounts.axis)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from stresslev.engine.blocks import pool_sum
+from stresslev.engine.blocks import over_devices, pool_sum
 from stresslev.engine.health import Prices, Rules, assess, columns, rules_for
 from stresslev.engine.types import Accounts, System
 
@@ -64,7 +64,7 @@ def net_exposure(accounts: Accounts, system: System, multiplier: Array, prices: 
     held = _delta(accounts, rules_for(accounts, system, multiplier, prices))
     zero = jnp.zeros((pools,), prices.mark.dtype)
     sums = {a: pool_sum(jnp.sum(z, axis=1), accounts.block_pool, pools) for a, z in held.items()}
-    return jnp.stack([sums.get(a, zero) for a in range(assets)], axis=1)
+    return over_devices(jnp.stack([sums.get(a, zero) for a in range(assets)], axis=1), accounts.axis)
 
 
 def _pull(weights: Array, correlation: Array) -> Array:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from stresslev.engine.blocks import column, pool_sum
+from stresslev.engine.blocks import anywhere, column, over_devices, pool_sum
 from stresslev.engine.health import Prices, assess, of_contracts, rules_for, spread
 from stresslev.engine.leverage.caps import Caps, CapState, call_level, initial_margin
 from stresslev.engine.types import Accounts, System
@@ -110,7 +110,7 @@ def _sums(accounts: Accounts, p: Plan, notionals: tuple[Array, ...], shape: tupl
         return spread([by_pool(x) for x in values], accounts.contract_assets, assets)
 
     def look():
-        return Asked(
+        found = Asked(
             longs=by_asset([p.share * jnp.maximum(q, 0) for q in accounts.quantity]),
             shorts=by_asset([p.share * jnp.maximum(-q, 0) for q in accounts.quantity]),
             reduced_usd=by_asset([p.forced * n for n in notionals]),
@@ -119,12 +119,13 @@ def _sums(accounts: Accounts, p: Plan, notionals: tuple[Array, ...], shape: tupl
             posted=by_pool(p.posted),
             called=pool_sum(jnp.sum(p.age > 0, axis=1, dtype=jnp.int32), accounts.block_pool, pools),
         )
+        return over_devices(found, accounts.axis)
 
     def nothing():
         va = jnp.zeros(shape, p.share.dtype)
         return Asked(va, va, va, va, va, va[:, 0], jnp.zeros((pools,), jnp.int32))
 
-    return jax.lax.cond(jnp.any((p.share != 0) | (p.posted > 0) | (p.age > 0)), look, nothing)
+    return jax.lax.cond(anywhere(jnp.any((p.share != 0) | (p.posted > 0) | (p.age > 0)), accounts.axis), look, nothing)
 
 
 def after(accounts: Accounts, p: Plan) -> Accounts:
