@@ -31,23 +31,39 @@ def test_every_account_of_a_mask_has_the_place_that_a_loop_gives_it(share, block
 
     @jax.jit
     def find(mask, block_pool):
-        ranks = places.ranks(mask, block_pool, size, pools)
-        return ranks, places.slots(ranks, shape, block), places.place_of(ranks, jnp.arange(mask.size, dtype=jnp.int32), block)
+        ranks = places.ranks(mask, block_pool, pools, size)
+        return ranks, places.places(ranks, shape[0]), places.place_of(ranks, jnp.arange(mask.size + 9, dtype=jnp.int32))
 
-    ranks, (slot, pool, fits), back = find(mask, block_pool)
+    ranks, stand, back = find(mask, block_pool)
+    slot, pool = np.minimum(stand.slot, mask.size), stand.pool
     assert (np.asarray(slot)[: len(expected)] == expected).all()
     assert (np.asarray(slot)[len(expected) :] == mask.size).all()
     assert (np.asarray(pool)[: len(owners)] == owners).all()
-    assert bool(fits)
+    assert int(ranks.ends[-1]) == len(owners)
     assert int(ranks.count) == mask.sum()
-    place = np.full(mask.size, -1)
+    assert len(set(np.asarray(stand.slot))) == len(slot), "no two alike, also where nobody stands"
+    place = np.full(mask.size + 9, -1)
     there = np.flatnonzero(expected < mask.size)
     place[expected[there]] = there
     assert (np.asarray(back) == place).all()
 
 
-def test_a_block_too_few_does_not_fit():
-    mask = np.ones((4, 16), bool)
-    ranks = places.ranks(jnp.asarray(mask), jnp.zeros(4, jnp.int32), 16, 1)
-    assert not bool(places.slots(ranks, (4, 16), 16)[2]), "the last block has to stay empty"
-    assert bool(places.slots(ranks, (5, 16), 16)[2])
+def test_batches_go_over_every_account_once(monkeypatch):
+    rng = np.random.default_rng(1)
+    mask, pools = rng.random((30, 16)) < 0.4, 3
+    block_pool = np.sort(rng.integers(0, pools, 30)).astype(np.int32)
+    values = jnp.asarray(rng.random(mask.shape))
+    monkeypatch.setattr(places, "BATCH_ACCOUNTS", 32)
+
+    def body(at, carry):
+        doubled, by_pool, batches = carry
+        some = places.take(values, at, 0)
+        by_pool = by_pool + places.pool_sum(jnp.sum(some, axis=1), at.pool, pools)
+        return places.put(doubled, at, 2 * some), by_pool, batches + 1
+
+    found = places.ranks(jnp.asarray(mask), jnp.asarray(block_pool), pools)
+    doubled, by_pool, batches = places.over_batches(found, body, (values, jnp.zeros(pools), jnp.int32(0)))
+    assert (np.asarray(doubled) == np.where(mask, 2 * np.asarray(values), np.asarray(values))).all()
+    expected = [(np.asarray(values) * mask)[block_pool == v].sum() for v in range(pools)]
+    np.testing.assert_allclose(np.asarray(by_pool), expected, rtol=1e-14)
+    assert int(batches) == -(-int(found.ends[-1]) // 2) > 3

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from stresslev.engine import blocks
+from stresslev.engine import places
 from tests.oracle import twin
 from tests.oracle.compare import CLOSE, differences
 from tests.systems import GROUPS, engine_case, random_case
@@ -130,9 +130,9 @@ def test_the_random_systems_exercise_every_mechanism(group):
         assert mechanism not in mechanisms or len(drawn[name]) >= enough, (name, drawn[name])
 
 
-def test_batches_of_blocks_do_not_change_the_result(monkeypatch):
-    """More triggered blocks than fit one batch: the loop over batches must sum to the same."""
-    monkeypatch.setattr(blocks, "BATCH_ACCOUNTS", 8)
+def test_batches_of_accounts_do_not_change_the_result(monkeypatch):
+    """More accounts under margin than fit one batch: the loop over batches must sum to the same."""
+    monkeypatch.setattr(places, "BATCH_ACCOUNTS", 8)
     for seed in (3, 6, 7):  # a length of path that no other test has: the size of a batch is part of the compiled program
         _assert_agree(random_case(seed, steps=11), max_rounds=5)
 

@@ -1,7 +1,7 @@
 """The population of perp accounts: at these marks, what must be closed, and what is lost when it is.
 
-Every account is looked at in every round (one dense, fused pass that only reads). Blocks in which somebody is under margin are then gathered in
-batches of fixed size, so the dearer work of closing and settling is done only where something happens, and with the same arithmetic.
+Every account is looked at in every round (one dense, fused pass that only reads). Those under margin are then gathered in batches of fixed size, so
+the dearer work of closing and settling is done only for them, and with the same arithmetic.
 """
 
 from dataclasses import dataclass, replace
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from stresslev.engine import margin, portfolio, requirement, select
-from stresslev.engine.blocks import add_by_pool, busy_blocks, column, count, once, over_batches, over_devices, pool_sum, put, take
+from stresslev.engine.blocks import add_by_pool, column, once, over_devices, pool_sum
 from stresslev.engine.health import (
     Health,
     Prices,
@@ -27,6 +27,7 @@ from stresslev.engine.health import (
     unit_value,
 )
 from stresslev.engine.liquidation import auction_discount, restore_fraction, step_fraction
+from stresslev.engine.places import Places, Ranks, over_batches, put, ranks, take
 from stresslev.engine.types import CLOSE_FACTOR, FIRST_IN, PRO_RATA, RESTORE, STEPWISE, Accounts, System
 
 
@@ -42,8 +43,7 @@ class Demand:
     long_quantity: Array  # (V, A) contracts of longs to be sold, >= 0
     short_quantity: Array  # (V, A) contracts of shorts to be bought back, >= 0
     coins: Array  # (V, A) posted coins to be sold, net
-    blocks: Array  # (nb,) int32 the blocks with a triggered account first, then out-of-range fill
-    count: Array  # () int32 how many they are
+    found: Ranks  # the same accounts, for going over them in batches
 
 
 @jax.tree_util.register_dataclass
@@ -166,21 +166,21 @@ def _coins_kept(some: Accounts, rules: Rules, share: Array) -> tuple[tuple[Array
     return tuple((1 - share) * k + share * ((1 - sold) * jnp.maximum(z, 0)) for k, z in zip(some.collateral, after, strict=True)), sold
 
 
-def _gather(accounts: Accounts, rows: Array) -> Accounts:
-    """The accounts of some blocks; rows past the end give empty accounts of pool 0."""
+def _gather(accounts: Accounts, at: Places) -> Accounts:
+    """The accounts at some places, in blocks of their own; empty ones where nobody stands."""
 
     def several(arrays, fill=0):
-        return tuple(take(x, rows, fill) for x in arrays)
+        return tuple(take(x, at, fill) for x in arrays)
 
     return replace(
         accounts,
-        equity_at_reference=take(accounts.equity_at_reference, rows, 0),
+        equity_at_reference=take(accounts.equity_at_reference, at, 0),
         quantity=several(accounts.quantity),
-        liquidated=take(accounts.liquidated, rows, False),
-        block_pool=take(accounts.block_pool, rows, 0),
+        liquidated=take(accounts.liquidated, at, False),
+        block_pool=at.pool,
         collateral=several(accounts.collateral),
         entry=several(accounts.entry, 1),
-        age=None if accounts.age is None else take(accounts.age, rows, 0),
+        age=None if accounts.age is None else take(accounts.age, at, 0),
         # of no concern to a liquidation
         appetite=None,
         call_age=None,
@@ -188,12 +188,8 @@ def _gather(accounts: Accounts, rows: Array) -> Accounts:
     )
 
 
-def _block_size(accounts: Accounts) -> int:
-    return accounts.equity_at_reference.shape[1]
-
-
-def _share_of(share: Array, grant: Array | None, some: Accounts, rows: Array) -> Array:
-    return column(share[some.block_pool]) if grant is None else take(grant, rows, 0)
+def _share_of(share: Array, grant: Array | None, some: Accounts, at: Places) -> Array:
+    return column(share[some.block_pool]) if grant is None else take(grant, at, 0)
 
 
 def find_under(accounts: Accounts, system: System, multiplier: Array, prices: Prices) -> Array:
@@ -210,21 +206,20 @@ def demand(accounts: Accounts, system: System, multiplier: Array, prices: Prices
     pools, assets = multiplier.shape
     if under is None:
         under = find_under(accounts, system, multiplier, prices)
-    triggered = count(under)
-    blocks, busy = busy_blocks(triggered > 0)
+    found = ranks(under, accounts.block_pool, pools)
 
     dtype = prices.mark.dtype
     zero = jnp.zeros((pools,), dtype)
     many = tuple(zero for _ in accounts.quantity)
     init = (zero, many, many, tuple(zero for _ in accounts.collateral), jnp.zeros((pools,), jnp.int32))
 
-    def body(rows, carry):
+    def body(at, carry):
         notional, longs, shorts, coins, waiting = carry
-        some = _gather(accounts, rows)
+        some = _gather(accounts, at)
         rules = rules_for(some, system, multiplier, prices)
-        health, share, _, waits = _close(some, rules, take(under, rows, False))
+        health, share, _, waits = _close(some, rules, take(under, at, False))
         if grant is not None:
-            share = share * take(grant, rows, 0)
+            share = share * take(grant, at, 0)
         left, _ = _coins_kept(some, rules, share)
         sold = tuple(k - z for k, z in zip(some.collateral, left, strict=True))
 
@@ -239,9 +234,7 @@ def demand(accounts: Accounts, system: System, multiplier: Array, prices: Prices
             add_by_pool(waiting, waits, some.block_pool),
         )
 
-    sums = over_batches(blocks, busy, _block_size(accounts), body, init)
-    found = over_devices((sums, pool_sum(triggered, accounts.block_pool, pools)), accounts.axis)
-    (notional, longs, shorts, coins, waiting), triggered = found
+    (notional, longs, shorts, coins, waiting), triggered = over_devices((over_batches(found, body, init), found.by_pool), accounts.axis)
     return Demand(
         under=under,
         triggered=triggered,
@@ -250,8 +243,7 @@ def demand(accounts: Accounts, system: System, multiplier: Array, prices: Prices
         long_quantity=spread(longs, accounts.contract_assets, assets),
         short_quantity=spread(shorts, accounts.contract_assets, assets),
         coins=_spread_coins(accounts, coins, zero, assets),
-        blocks=blocks,
-        count=busy,
+        found=found,
     )
 
 
@@ -306,12 +298,12 @@ def bankrupt(
     many = tuple(zero for _ in accounts.quantity)
     gain = contract_gain(system, displaced, prices.funding)
 
-    def body(rows, carry):
+    def body(at, carry):
         deficit, groups = carry
-        some = _gather(accounts, rows)
+        some = _gather(accounts, at)
         rules = rules_for(some, system, multiplier, prices)
-        health, wanted, _, _ = _close(some, rules, take(asked.under, rows, False))
-        closed = wanted * _share_of(share, grant, some, rows)
+        health, wanted, _, _ = _close(some, rules, take(asked.under, at, False))
+        closed = wanted * _share_of(share, grant, some, at)
         fill_gain = of_contracts(some, gain)
         left = _left_at(some, of_coins(some, displaced), fill_gain)
         closed = jnp.where(left < 0, closed, 0)
@@ -334,8 +326,7 @@ def bankrupt(
         groups = tuple(add(totals, values) for totals, values in zip(groups, new, strict=True))
         return add_by_pool(deficit, closed * jnp.maximum(-left, 0), some.block_pool), groups
 
-    sums = over_batches(asked.blocks, asked.count, _block_size(accounts), body, (zero, (many,) * 6))
-    deficit, groups = over_devices(sums, accounts.axis)
+    deficit, groups = over_devices(over_batches(asked.found, body, (zero, (many,) * 6)), accounts.axis)
     long_quantity, short_quantity, long_value, short_value, long_saved, short_saved = (spread(g, accounts.contract_assets, assets) for g in groups)
     return Bankrupt(
         deficit=deficit,
@@ -359,12 +350,12 @@ def settle(accounts: Accounts, system: System, multiplier: Array, prices: Prices
     many, none = tuple(zero for _ in accounts.quantity), tuple(zero for _ in accounts.collateral)
     nothing = (zero, zero, zero, zero, jnp.zeros((pools,), jnp.int32), zero, many, none)
 
-    def body(rows, carry):
+    def body(at, carry):
         accounts, done = carry
-        some = _gather(accounts, rows)
+        some = _gather(accounts, at)
         rules = rules_for(some, system, multiplier, prices)
-        health, wanted, discount, _ = _close(some, rules, take(asked.under, rows, False))
-        share = wanted * _share_of(fills.share, fills.grant, some, rows)
+        health, wanted, discount, _ = _close(some, rules, take(asked.under, at, False))
+        share = wanted * _share_of(fills.share, fills.grant, some, at)
         kept = tuple((1 - share) * q for q in some.quantity)
         coins, all_sold = _coins_kept(some, rules, share)
         sold = tuple(k - z for k, z in zip(some.collateral, coins, strict=True))
@@ -408,14 +399,14 @@ def settle(accounts: Accounts, system: System, multiplier: Array, prices: Prices
         )
         accounts = replace(
             accounts,
-            equity_at_reference=put(accounts.equity_at_reference, rows, cash),
-            quantity=tuple(put(x, rows, k) for x, k in zip(accounts.quantity, kept, strict=True)),
-            liquidated=put(accounts.liquidated, rows, hit),
-            collateral=tuple(put(x, rows, k) for x, k in zip(accounts.collateral, coins, strict=True)),
+            equity_at_reference=put(accounts.equity_at_reference, at, cash),
+            quantity=tuple(put(x, at, k) for x, k in zip(accounts.quantity, kept, strict=True)),
+            liquidated=put(accounts.liquidated, at, hit),
+            collateral=tuple(put(x, at, k) for x, k in zip(accounts.collateral, coins, strict=True)),
         )
         return accounts, done
 
-    settled, done = over_batches(asked.blocks, asked.count, _block_size(accounts), body, (accounts, nothing))
+    settled, done = over_batches(asked.found, body, (accounts, nothing))
     fund_fee, taker_fee, liquidator_fee, lost, newly, cash_change, quantity_change, coins_change = over_devices(done, accounts.axis)
     return settled, Settlement(
         liquidation_fee=fund_fee,

@@ -13,16 +13,16 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from stresslev.engine import market as markets
-from stresslev.engine import places
 from stresslev.engine.leverage import adapt
 from stresslev.engine.leverage.in_force import fixed_terms, sized
+from stresslev.engine.loans import Loans
 from stresslev.engine.owners import by_owner
-from stresslev.engine.places import Ranks, place_of
+from stresslev.engine.places import Places, Ranks, place_of, places, put, ranks, take
 from stresslev.engine.prices import common_log_price, venue_log_price
 from stresslev.engine.profile import Profile
 from stresslev.engine.span import Span, distance_kept, sleepers
 from stresslev.engine.step import Record, liquidation_thresholds, open_interest, requirement_multiplier, step
-from stresslev.engine.types import Channels, Owners, Path, Policy, State, System
+from stresslev.engine.types import Accounts, Channels, Owners, Path, Policy, State, System
 
 #: Most steps of an epoch: the length of the compiled scan.
 LONGEST = 64
@@ -42,7 +42,7 @@ _INDEX = 2e-4  # of lenders' indices
 class Awake:
     """Which accounts an epoch steps."""
 
-    slots: tuple[Array | None, ...]  # per population (C,) int32 flat slot of each account that is awake, out of range where there is none; None: all
+    places: tuple[Places | None, ...]  # per population; None: all accounts are stepped
     count: Array  # () int32 accounts awake
     fits: Array  # () bool: there was room for all of them
 
@@ -144,16 +144,39 @@ def _woken(masks: tuple[Array, ...], owners: Owners) -> tuple[Array, ...]:
     )
 
 
-def _owners(owners: Owners, awake: tuple[Ranks, ...], blocks: tuple[int, ...], past: tuple[int, ...], share: float) -> tuple[Owners, Array]:
+def room(population: Accounts | Loans, share: float) -> tuple[int, int]:
+    """Blocks and accounts per block that hold a share of a population, with a block to spare for each pool and an empty one at the end. Static."""
+    blocks, size = population.liquidated.shape
+    wanted = max(int(blocks * size * share), 1)
+    small = max(8, min(size, 1 << max((wanted // 32).bit_length() - 1, 0)))
+    return -(-wanted // small) + 9, small
+
+
+def _gathered(population: Accounts | Loans, at: Places) -> Accounts | Loans:
+    """The accounts at some places as a population; empty ones where nobody stands."""
+    some = jax.tree.map(lambda x: take(x, at, False if x.dtype == jnp.bool_ else 0) if x.ndim == 2 else x, population)
+    if isinstance(some, Loans):
+        return replace(some, block_pool=at.pool)
+    there = (at.slot < population.liquidated.size).reshape(at.pool.shape[0], -1)
+    whole = {name: jnp.where(there, x, 1) for name in ("appetite", "allowed") if (x := getattr(some, name)) is not None}
+    return replace(some, block_pool=at.pool, entry=tuple(jnp.where(there, e, 1) for e in some.entry), **whole)
+
+
+def _scattered(population: Accounts | Loans, after: Accounts | Loans, at: Places) -> Accounts | Loans:
+    """The population with the accounts at these places as they are after."""
+    return jax.tree.map(lambda x, new: put(x, at, new) if x.ndim == 2 else x, population, after)
+
+
+def _owners(owners: Owners, awake: tuple[Ranks, ...], past: tuple[int, ...], share: float) -> tuple[Owners, Array]:
     """Links of the accounts that are awake, by their places among those, and whether there was room for them (twice `share` of all links and owners).
 
-    Accounts of one owner wake together, so an owner has all links or none. Unused room points past the end, where an empty account is. Args: static,
-    per population: accounts in a block, and places.
+    Accounts of one owner wake together, so an owner has all links or none. Unused room points past the end, where an empty account is. Args:
+    `past`, static, number of places by population.
     """
     moved, gone, linked, fits, before = [], [], [], jnp.array(True), 0
     nowhere = jnp.iinfo(jnp.int32).max
-    for slot, found, block, end in zip(owners.slot, awake, blocks, past, strict=True):
-        links, place = slot.shape[0], place_of(found, slot, block)
+    for slot, found, end in zip(owners.slot, awake, past, strict=True):
+        links, place = slot.shape[0], place_of(found, slot)
         capacity = min(links, int(2 * share * links) + 64)
         row = jnp.nonzero(place >= 0, size=capacity, fill_value=links)[0]
         ahead = jnp.arange(capacity, dtype=jnp.int32)
@@ -231,34 +254,34 @@ def epoch(
     masks = tuple(None if isinstance(p, Profile) else ~sleepers(p, fixed, policy, span) for p in state.populations)
     if system.owners is not None:
         masks = _woken(masks, system.owners)
-    small, slots, awake, fits = [], [], [], jnp.array(True)
+    small, stand, awake, fits = [], [], [], jnp.array(True)
     for p, mask in zip(state.populations, masks, strict=True):
         if mask is None:
             small.append(p)
-            slots.append(None)
+            stand.append(None)
             continue
-        shape = places.room(p, share)
-        ranks = places.ranks(mask, p.block_pool, shape[1], pools)
-        found, pool, enough = places.slots(ranks, shape, mask.shape[1])
-        small.append(places.gather(p, found, pool, shape))
-        slots.append(found)
-        awake.append(ranks)
-        fits &= enough
+        blocks, size = room(p, share)
+        found = ranks(mask, p.block_pool, pools, size)
+        at = places(found, blocks)
+        small.append(_gathered(p, at))
+        stand.append(at)
+        awake.append(found)
+        # the last block stays empty: it stands for accounts that sleep
+        fits &= found.ends[-1] < blocks
     count = sum((r.count for r in awake), jnp.int32(0))
     if system.owners is not None:
-        sizes, past = tuple(m.shape[1] for m in masks), tuple(s.shape[0] for s in slots)
-        linked, enough = _owners(system.owners, tuple(awake), sizes, past, share)
+        linked, enough = _owners(system.owners, tuple(awake), tuple(at.slot.shape[0] for at in stand), share)
         system, fits = replace(system, owners=linked), fits & enough
     begin = replace(state, populations=tuple(small), span=replace(span, held=fits))
     after, record, kept = _run(begin, system, policy, channels, path, jnp.minimum(steps, stop), max_rounds, tolerance)
-    return Epoch(state=after, awake=Awake(slots=tuple(slots), count=count, fits=fits), kept=kept), record
+    return Epoch(state=after, awake=Awake(places=tuple(stand), count=count, fits=fits), kept=kept), record
 
 
 @partial(jax.jit, donate_argnames="state")
 def merge(state: State, found: Epoch) -> State:
     """The state after an epoch of which every step was kept: the accounts that were awake back in their places. The state before is donated."""
-    both = zip(state.populations, found.state.populations, found.awake.slots, strict=True)
-    populations = tuple(q if s is None else places.scatter(p, q, s) for p, q, s in both)
+    both = zip(state.populations, found.state.populations, found.awake.places, strict=True)
+    populations = tuple(q if at is None else _scattered(p, q, at) for p, q, at in both)
     return replace(found.state, populations=populations, span=None)
 
 

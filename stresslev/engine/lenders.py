@@ -32,9 +32,9 @@ def _narrow(population: Loans, tree):
 
 
 def _widen(population: Loans, tree, assets: int):
-    """The (V, own assets) leaves of a dataclass, back over all assets; `under`, of accounts, stays as it is."""
+    """The (V, own assets) leaves of a dataclass, back over all assets; what is of accounts (`under`, `found`) stays as it is."""
     own = _held(population)
-    wide = {f.name: getattr(tree, f.name) for f in fields(tree) if f.name != "under"}
+    wide = {f.name: getattr(tree, f.name) for f in fields(tree) if f.name not in ("under", "found")}
     return replace(tree, **{name: spread(list(x.T), own, assets) for name, x in wide.items() if x.ndim == 2})
 
 

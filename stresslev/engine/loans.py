@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from stresslev.engine.blocks import add_by_pool, busy_blocks, column, count, once, over_batches, over_devices, pool_sum, put, take
+from stresslev.engine.blocks import add_by_pool, column, once, over_devices, pool_sum
+from stresslev.engine.places import Places, Ranks, over_batches, put, ranks, take
 
 #: Roundings by which what is received may fall short of what is required and still be enough.
 _EVEN = 64
@@ -72,8 +73,7 @@ class LoanDemand:
     sold: Array  # (V, A) coins of collateral that reach the market: seized less the protocol fee
     bought: Array  # (V, A) coins of debt repaid from outside; under market execution estimated at the marks
     waiting: Array  # (V,) int32 triggered accounts that nobody finds profitable
-    blocks: Array  # (nb,) int32 the blocks with a triggered account first, then out-of-range fill
-    count: Array  # () int32 how many they are
+    found: Ranks  # the same accounts, for going over them in batches
 
 
 @jax.tree_util.register_dataclass
@@ -201,16 +201,16 @@ def begin_step(loans: Loans, threshold: Array, supply_index: Array, borrow_index
     return replace(loans, age=jnp.where(under, loans.age + 1, jnp.zeros_like(loans.age)))
 
 
-def _gather(loans: Loans, rows: Array) -> Loans:
-    """The accounts of some blocks; rows past the end give empty accounts of pool 0."""
+def _gather(loans: Loans, at: Places) -> Loans:
+    """The accounts at some places, in blocks of their own; empty ones where nobody stands."""
     return replace(
         loans,
-        supply=tuple(take(s, rows, 0) for s in loans.supply),
-        debt=tuple(take(d, rows, 0) for d in loans.debt),
-        cash=take(loans.cash, rows, 0),
-        liquidated=take(loans.liquidated, rows, False),
-        age=take(loans.age, rows, 0),
-        block_pool=take(loans.block_pool, rows, 0),
+        supply=tuple(take(s, at, 0) for s in loans.supply),
+        debt=tuple(take(d, at, 0) for d in loans.debt),
+        cash=take(loans.cash, at, 0),
+        liquidated=take(loans.liquidated, at, False),
+        age=take(loans.age, at, 0),
+        block_pool=at.pool,
     )
 
 
@@ -355,13 +355,12 @@ def demand(loans: Loans, rules: LendingRules, threshold: Array, supply_index: Ar
     """
     pools, assets = mark.shape
     below = _triggered(loans, threshold, supply_index, borrow_index, mark)
-    under = count(below)
-    blocks, busy = busy_blocks(under > 0)
+    found = ranks(below, loans.block_pool, pools)
 
-    def body(rows, carry):
+    def body(at, carry):
         notional, sold, bought, waiting = carry
-        some = _gather(loans, rows)
-        plan, terms = _assess(some, rules, threshold, supply_index, borrow_index, mark, venue, take(below, rows, False))
+        some = _gather(loans, at)
+        plan, terms = _assess(some, rules, threshold, supply_index, borrow_index, mark, venue, take(below, at, False))
         acts = _acts(plan, terms)
         asks = (plan.triggered & acts).astype(mark.dtype)
         share, _ = _repaid(plan, terms.pool, terms.mark)
@@ -376,8 +375,7 @@ def demand(loans: Loans, rules: LendingRules, threshold: Array, supply_index: Ar
 
     zero, zeros = jnp.zeros((pools,), mark.dtype), jnp.zeros((pools, assets), mark.dtype)
     init = (zero, zeros, zeros, jnp.zeros((pools,), jnp.int32))
-    sums = over_batches(blocks, busy, loans.cash.shape[1], body, init)
-    (notional, sold, bought, waiting), triggered = over_devices((sums, pool_sum(under, loans.block_pool, pools)), loans.axis)
+    (notional, sold, bought, waiting), triggered = over_devices((over_batches(found, body, init), found.by_pool), loans.axis)
     return LoanDemand(
         under=below,
         triggered=triggered,
@@ -385,8 +383,7 @@ def demand(loans: Loans, rules: LendingRules, threshold: Array, supply_index: Ar
         sold=sold,
         bought=bought,
         waiting=waiting,
-        blocks=blocks,
-        count=busy,
+        found=found,
     )
 
 
@@ -477,20 +474,20 @@ def settle(
         newly_liquidated=jnp.zeros((pools,), jnp.int32),
     )
 
-    def body(rows, carry):
+    def body(at, carry):
         loans, done = carry
-        some = _gather(loans, rows)
-        plan, terms = _assess(some, rules, threshold, supply_index, borrow_index, mark, venue, take(asked.under, rows, False))
+        some = _gather(loans, at)
+        plan, terms = _assess(some, rules, threshold, supply_index, borrow_index, mark, venue, take(asked.under, at, False))
         index, price = _of_blocks(borrow_index, some.block_pool), _of_blocks(fill, some.block_pool)
         after, done = _carry_out(some, plan, terms, index, column(share[some.block_pool]), price, done)
         loans = replace(
             loans,
-            supply=tuple(put(x, rows, k) for x, k in zip(loans.supply, after.supply, strict=True)),
-            debt=tuple(put(x, rows, k) for x, k in zip(loans.debt, after.debt, strict=True)),
-            cash=put(loans.cash, rows, after.cash),
-            liquidated=put(loans.liquidated, rows, after.liquidated),
+            supply=tuple(put(x, at, k) for x, k in zip(loans.supply, after.supply, strict=True)),
+            debt=tuple(put(x, at, k) for x, k in zip(loans.debt, after.debt, strict=True)),
+            cash=put(loans.cash, at, after.cash),
+            liquidated=put(loans.liquidated, at, after.liquidated),
         )
         return loans, done
 
-    after, done = over_batches(asked.blocks, asked.count, loans.cash.shape[1], body, (loans, nothing))
+    after, done = over_batches(asked.found, body, (loans, nothing))
     return after, over_devices(done, loans.axis)

@@ -2,20 +2,23 @@
 
 A mask over all accounts is packed into words of 16 accounts. Sums of the words say how many accounts come before each word, so the account that goes
 to a place is found by bisection: first its block, then its word, then its bit. That costs the places and not the accounts, and scatters nothing.
+Closing and settling work on accounts under margin so gathered, batch by batch; active-set stepping on those that are awake.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
 from stresslev.engine.blocks import pool_sum
-from stresslev.engine.loans import Loans
-from stresslev.engine.types import Accounts
 
 #: Accounts per word: a float32 sums that many different powers of two exactly.
 _WORD = 16
+#: Accounts that one batch holds at least, and the share of the population that it holds if that is more.
+BATCH_ACCOUNTS, _BATCH_SHARE = 2048, 1 / 256
+#: Accounts per block of a batch, at most: a pool's last block is filled up with empty ones.
+_BATCH_BLOCK = 64
 
 
 @jax.tree_util.register_dataclass
@@ -27,15 +30,23 @@ class Ranks:
     within: Array  # (nb, W) int32 accounts of the block up to the end of each word
     start: Array  # (nb,) int32 place of the first account of each block
     ends: Array  # (V,) int32 blocks of places used by each pool and those before it
-    count: Array  # () int32 accounts
+    by_pool: Array  # (V,) int32 accounts
+    block: int = field(metadata={"static": True})  # accounts per block of the population
+    size: int = field(metadata={"static": True})  # places per block
+
+    @property
+    def count(self) -> Array:
+        """() int32 accounts."""
+        return jnp.sum(self.by_pool, dtype=jnp.int32)
 
 
-def room(population: Accounts | Loans, share: float) -> tuple[int, int]:
-    """Blocks and accounts per block that hold a share of a population, with a block to spare for each pool and an empty one at the end. Static."""
-    blocks, size = population.liquidated.shape
-    wanted = max(int(blocks * size * share), 1)
-    small = max(8, min(size, 1 << max((wanted // 32).bit_length() - 1, 0)))
-    return -(-wanted // small) + 9, small
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Places:
+    """Who stands where."""
+
+    slot: Array  # (blocks * size,) int32 flat slot of the account in each place; out of range, each another, where there is none
+    pool: Array  # (blocks,) int32 pool of each block
 
 
 def _pack(mask: Array) -> Array:
@@ -47,10 +58,14 @@ def _pack(mask: Array) -> Array:
     return (bits.reshape(blocks * width, _WORD) @ weights).astype(jnp.int32).reshape(blocks, width)
 
 
-def ranks(mask: Array, block_pool: Array, size: int, pools: int) -> Ranks:
-    """Count the accounts of a mask (nb, B) that go, in order, into blocks of `size` places, each for one pool. `block_pool` must be in order."""
+def ranks(mask: Array, block_pool: Array, pools: int, size: int = _BATCH_BLOCK) -> Ranks:
+    """Count the accounts of a mask (nb, B) that go into blocks of at most `size` places, each for one pool. `block_pool` (nb,) must be in order."""
+    block = mask.shape[1]
+    size = min(size, block)
     words = _pack(mask)
-    within = jnp.cumsum(lax.population_count(words), axis=1)
+    # a product with a triangle of ones: a running sum costs the square of its length on a processor
+    triangle = jnp.triu(jnp.ones((words.shape[1],) * 2, jnp.float32))
+    within = (lax.population_count(words).astype(jnp.float32) @ triangle).astype(jnp.int32)
     counts = within[:, -1]
     by_pool = pool_sum(counts, block_pool, pools)
     needed = -(-by_pool // size)
@@ -58,7 +73,7 @@ def ranks(mask: Array, block_pool: Array, size: int, pools: int) -> Ranks:
     # a pool's first place, less the accounts of pools before it, plus the accounts before a block
     shift = (ends - needed) * size - (jnp.cumsum(by_pool) - by_pool)
     start = shift[block_pool] + jnp.cumsum(counts) - counts
-    return Ranks(words=words, within=within, start=start, ends=ends, count=jnp.sum(counts, dtype=jnp.int32))
+    return Ranks(words=words, within=within, start=start, ends=ends, by_pool=by_pool, block=block, size=size)
 
 
 def _words_before(rank: Array, row: Array, within: Array) -> Array:
@@ -82,17 +97,10 @@ def _nth_bit(word: Array, n: Array) -> Array:
     return at
 
 
-def slots(found: Ranks, shape: tuple[int, int], block: int) -> tuple[Array, Array, Array]:
-    """Who stands where.
-
-    Args: `shape`, static: blocks of places and places in each; `block`, static: accounts per block of the population.
-
-    Returns: (C,) int32 flat slot of the account in each place, out of range where there is none; (blocks,) int32 pool of each block; () bool whether
-    there is room for all with an empty block left at the end, which stands for accounts that sleep.
-    """
-    blocks, size = shape
+def places(found: Ranks, blocks: int, first: Array | int = 0) -> Places:
+    """Who stands in the `blocks` (static) blocks of places from the block `first` on."""
     rows, width = found.words.shape
-    place = jnp.arange(blocks * size, dtype=jnp.int32)
+    place = first * found.size + jnp.arange(blocks * found.size, dtype=jnp.int32)
     # the last block that starts at or before the place: those without any account start where the next one does
     row = jnp.searchsorted(found.start, place, side="right").astype(jnp.int32) - 1
     rank = place - found.start[jnp.maximum(row, 0)]
@@ -102,43 +110,43 @@ def slots(found: Ranks, shape: tuple[int, int], block: int) -> tuple[Array, Arra
     at = row * width + word
     earlier = jnp.where(word > 0, found.within.reshape(-1)[jnp.maximum(at - 1, 0)], 0)
     bit = _nth_bit(found.words.reshape(-1)[at], rank - earlier)
-    slot = jnp.where(there, row * block + word * _WORD + bit, rows * block)
-    last = found.ends.shape[0] - 1
-    pool = jnp.minimum(jnp.searchsorted(found.ends, jnp.arange(blocks, dtype=jnp.int32), side="right"), last).astype(jnp.int32)
-    return slot, pool, found.ends[-1] < blocks
+    nowhere = rows * found.block + jnp.arange(blocks * found.size, dtype=jnp.int32)
+    slot = jnp.where(there, row * found.block + word * _WORD + bit, nowhere)
+    number = first + jnp.arange(blocks, dtype=jnp.int32)
+    pool = jnp.minimum(jnp.searchsorted(found.ends, number, side="right"), found.ends.shape[0] - 1).astype(jnp.int32)
+    return Places(slot=slot, pool=pool)
 
 
-def place_of(found: Ranks, slot: Array, block: int) -> Array:
-    """(n,) int32 place of the accounts at flat slots (n,), -1 for those that have none. `block`, static: accounts per block of the population."""
-    row, column = slot // block, slot % block
+def place_of(found: Ranks, slot: Array) -> Array:
+    """(n,) int32 place of the accounts at flat slots (n,); -1 for those that have none, and out of range."""
+    inside = slot < found.words.shape[0] * found.block
+    slot = jnp.where(inside, slot, 0)
+    row, column = slot // found.block, slot % found.block
     word, bit = column // _WORD, column % _WORD
     held = found.words[row, word]
     earlier = jnp.where(word > 0, found.within[row, jnp.maximum(word - 1, 0)], 0)
     below = lax.population_count(held & (lax.shift_left(jnp.ones_like(bit), bit) - 1))
-    there = lax.shift_right_logical(held, bit) & 1
-    return jnp.where(there > 0, found.start[row] + earlier + below, -1)
+    there = inside & ((lax.shift_right_logical(held, bit) & 1) > 0)
+    return jnp.where(there, found.start[row] + earlier + below, -1)
 
 
-def gather(population: Accounts | Loans, slot: Array, pool: Array, shape: tuple[int, int]) -> Accounts | Loans:
-    """The accounts at these slots as a population; empty ones where there is none."""
-
-    def take(x: Array) -> Array:
-        if x.ndim != 2:
-            return x
-        return x.reshape(-1).at[slot].get(mode="fill", fill_value=False if x.dtype == jnp.bool_ else 0).reshape(shape)
-
-    some = jax.tree.map(take, population)
-    if isinstance(some, Loans):
-        return replace(some, block_pool=pool)
-    there = (slot < population.liquidated.size).reshape(shape)
-    whole = {name: jnp.where(there, x, 1) for name in ("appetite", "allowed") if (x := getattr(some, name)) is not None}
-    return replace(some, block_pool=pool, entry=tuple(jnp.where(there, e, 1) for e in some.entry), **whole)
+def take(x: Array, at: Places, fill) -> Array:
+    """(blocks, size) of `x` (nb, B) at these places; `fill` where nobody stands."""
+    return x.reshape(-1).at[at.slot].get(mode="fill", fill_value=fill).reshape(at.pool.shape[0], -1)
 
 
-def scatter(population: Accounts | Loans, after: Accounts | Loans, slot: Array) -> Accounts | Loans:
-    """The population with the accounts at these slots, no two of them alike, as they are after."""
+def put(x: Array, at: Places, values: Array) -> Array:
+    """`x` (nb, B) with the accounts at these places replaced."""
+    return x.reshape(-1).at[at.slot].set(values.reshape(-1), mode="drop", unique_indices=True).reshape(x.shape)
 
-    def put(x: Array, new: Array) -> Array:
-        return x if x.ndim != 2 else x.reshape(-1).at[slot].set(new.reshape(-1), mode="drop").reshape(x.shape)
 
-    return jax.tree.map(put, population, after)
+def over_batches(found: Ranks, body, init):
+    """Fold `body(places, carry)` over the accounts that were found, in batches."""
+    accounts = found.words.shape[0] * found.block
+    blocks = max(1, min(max(BATCH_ACCOUNTS, int(accounts * _BATCH_SHARE)), accounts) // found.size)
+
+    def step(carry):
+        first, inner = carry
+        return first + blocks, body(places(found, blocks, first), inner)
+
+    return lax.while_loop(lambda c: c[0] < found.ends[-1], step, (jnp.int32(0), init))[1]
