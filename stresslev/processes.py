@@ -224,12 +224,14 @@ class _Worker:
 def _start(places: Sequence[Place], arguments: Sequence[str], folder: Path) -> Iterator[_Worker]:
     for number, where in enumerate(places):
         word, errors = folder / f"word-{number}", None if number == 0 else folder / f"errors-{number}"
-        told = os.environ | where.environment() | {WORD: str(word)}
+        # this very package, wherever the command was started
+        package = os.pathsep.join(filter(None, (str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH"))))
+        told = os.environ | where.environment() | {WORD: str(word), "PYTHONPATH": package}
         if where.coordinator.startswith("127.0.0.1:"):
             told |= {name: ",".join(filter(None, (os.environ.get(name), "127.0.0.1"))) for name in ("no_proxy", "NO_PROXY")}
         with contextlib.ExitStack() as stack:
             stream = None if errors is None else stack.enter_context(open(errors, "wb"))
-            command = [sys.executable, "-m", "stresslev", *arguments]
+            command = [sys.executable, "-P", "-m", "stresslev", *arguments]
             # a session of its own: an interrupt from the terminal comes here, and is passed on
             out = None if number == 0 else subprocess.DEVNULL
             yield _Worker(where, subprocess.Popen(command, env=told, stdout=out, stderr=stream, start_new_session=True), word, errors)
