@@ -233,7 +233,7 @@ def demand(accounts: Accounts, system: System, multiplier: Array, prices: Prices
             add_by_pool(waiting, waits, some.block_pool),
         )
 
-    notional, longs, shorts, coins, waiting = over_batches(blocks, count, _block_size(accounts), body, init)
+    notional, longs, shorts, coins, waiting = over_batches(blocks, count, _block_size(accounts), body, init, reverse=accounts.reverse)
     return Demand(
         under=under,
         triggered=pool_sum(jnp.sum(under, axis=1, dtype=jnp.int32), accounts.block_pool, pools),
@@ -326,7 +326,7 @@ def bankrupt(
         groups = tuple(add(totals, values) for totals, values in zip(groups, new, strict=True))
         return add_by_pool(deficit, closed * jnp.maximum(-left, 0), some.block_pool), groups
 
-    deficit, groups = over_batches(asked.blocks, asked.count, _block_size(accounts), body, (zero, (many,) * 6))
+    deficit, groups = over_batches(asked.blocks, asked.count, _block_size(accounts), body, (zero, (many,) * 6), reverse=accounts.reverse)
     long_quantity, short_quantity, long_value, short_value, long_saved, short_saved = (spread(g, accounts.contract_assets, assets) for g in groups)
     return Bankrupt(
         deficit=deficit,
@@ -406,7 +406,7 @@ def settle(accounts: Accounts, system: System, multiplier: Array, prices: Prices
         )
         return accounts, done
 
-    settled, done = over_batches(asked.blocks, asked.count, _block_size(accounts), body, (accounts, nothing))
+    settled, done = over_batches(asked.blocks, asked.count, _block_size(accounts), body, (accounts, nothing), reverse=accounts.reverse)
     fund_fee, taker_fee, liquidator_fee, lost, newly, cash_change, quantity_change, coins_change = done
     return settled, Settlement(
         liquidation_fee=fund_fee,

@@ -40,13 +40,24 @@ def put(x: Array, rows: Array, values: Array) -> Array:
     return x.at[rows].set(values, mode="drop", unique_indices=True, indices_are_sorted=True)
 
 
-def over_batches(blocks: Array, count: Array, block_size: int, body, init):
+def over_batches(blocks: Array, count: Array, block_size: int, body, init, *, reverse: bool = False):
     """Fold `body(rows, carry)` over the first `count` entries of `blocks`, in batches of about `BATCH_ACCOUNTS` accounts.
 
-    Args: `blocks` (nb,) int32, ascending and unique among the first `count`; entries after `count` are out of range. `block_size` is B.
+    Args: `blocks` (nb,) int32, ascending and unique among the first `count`; entries after `count` are out of range. `block_size` is B. `reverse`
+    static: a scan that goes past the batches without an entry, which reverse mode can go through, instead of a loop that ends before them; the
+    values are the same.
     """
     size = min(blocks.shape[0], max(1, BATCH_ACCOUNTS // block_size))
     padded = jnp.concatenate([blocks, jnp.full((size,), blocks.shape[0], blocks.dtype)])
+    if reverse:
+
+        def one(carry, start):
+            def some(inner):
+                return body(lax.dynamic_slice_in_dim(padded, start, size), inner)
+
+            return lax.cond(start < count, some, lambda inner: inner, carry), None
+
+        return lax.scan(one, init, jnp.arange(0, blocks.shape[0], size, dtype=jnp.int32))[0]
 
     def step(carry):
         start, inner = carry

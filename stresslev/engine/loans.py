@@ -34,6 +34,7 @@ class Loans:
     age: Array  # (nb, B) int32 consecutive steps that began under margin, the present one included
     block_pool: Array  # (nb,) int32
     assets: tuple[int, ...] | None = field(default=None, metadata={"static": True})  # of `supply` and `debt` in the system; None: all, in order
+    reverse: bool = field(default=False, metadata={"static": True})  # reverse mode is to go through: see `adjoint`
 
 
 @jax.tree_util.register_dataclass
@@ -371,7 +372,7 @@ def demand(loans: Loans, rules: LendingRules, threshold: Array, supply_index: Ar
 
     zero, zeros = jnp.zeros((pools,), mark.dtype), jnp.zeros((pools, assets), mark.dtype)
     init = (zero, zeros, zeros, jnp.zeros((pools,), jnp.int32))
-    notional, sold, bought, waiting = over_batches(blocks, count, loans.cash.shape[1], body, init)
+    notional, sold, bought, waiting = over_batches(blocks, count, loans.cash.shape[1], body, init, reverse=loans.reverse)
     return LoanDemand(
         under=below,
         triggered=pool_sum(under, loans.block_pool, pools),
@@ -486,4 +487,4 @@ def settle(
         )
         return loans, done
 
-    return over_batches(asked.blocks, asked.count, loans.cash.shape[1], body, (loans, nothing))
+    return over_batches(asked.blocks, asked.count, loans.cash.shape[1], body, (loans, nothing), reverse=loans.reverse)

@@ -230,6 +230,7 @@ class Accounts:
     portfolio_margin: bool = field(default=False, metadata={"static": True})  # requirement by `System.portfolio`, not by tiers
     contracts: tuple[int, ...] | None = field(default=None, metadata={"static": True})  # assets of `quantity`; None: all, in order
     coins: tuple[int, ...] | None = field(default=None, metadata={"static": True})  # assets of `collateral`; None: all, in order
+    reverse: bool = field(default=False, metadata={"static": True})  # reverse mode is to go through: see `adjoint`
 
     @property
     def contract_assets(self) -> tuple[int, ...]:
