@@ -55,7 +55,7 @@ def reversible(state: State, on: bool = True) -> State:
 def _stretch(
     state: State, system: System, policy: Policy, channels: Channels, path: Path, due: Array | None, rounds: int, tolerance: Array
 ) -> tuple[State, Record]:
-    """The steps of `path` that are `due` (T,) bool, all of them when None; of the others the record is zeros. Keeps a state a step for reverse mode."""
+    """The steps of `path` that are `due` (T,) bool, all of them when None; of the others the record is zeros. Reverse mode keeps a state a step."""
 
     def advance(carry, now):
         return step(carry, system, policy, channels, now, rounds, tolerance)
@@ -183,11 +183,11 @@ def back(
 ) -> tuple[Adjoint, tuple[tuple[Array, ...], ...], Array]:
     """Backwards through the first `steps` () int32 of `path`, which `leg` began.
 
-    Args: `after`, derivatives with respect to the whole state after them, is donated; `of_record` with respect to the floating leaves of their record,
-    of the length of `path`.
+    Args: `after`, derivatives with respect to the whole state after them, is donated; `of_record` with respect to the floating leaves of their
+    record, of the length of `path`.
 
-    Returns: derivatives with respect to the whole state before; to the floating leaves of system, policy and path; and the prices (T, A) USD met on the
-    way, to be held against those of the way forwards.
+    Returns: derivatives with respect to the whole state before; to the floating leaves of system, policy and path; and the prices (T, A) USD met on
+    the way, to be held against those of the way forwards.
     """
     linked = system
     if system.owners is not None and all(s is not None for s in leg.slots):

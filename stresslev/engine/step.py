@@ -291,9 +291,7 @@ def step(
 
     start = (state, adjusted, flow, jnp.array(False), jnp.array(True), jnp.int32(0))
     if isinstance(max_rounds, int):
-        # what a round needs for its derivative is worked out anew when it is gone through backwards
-        going = jax.checkpoint(lambda carry: lax.cond(carry[-2], round_, lambda c: c, carry), prevent_cse=False)
-        done = lax.scan(lambda carry, _: (going(carry), None), start, length=max_rounds)[0]
+        done = lax.scan(lambda carry, _: (lax.cond(carry[-2], round_, lambda c: c, carry), None), start, length=max_rounds)[0]
     else:
         done = lax.while_loop(unfinished, round_, start)
     closed, flows, flow, rationed, more, _ = done
