@@ -378,7 +378,8 @@ def settle(accounts: Accounts, system: System, multiplier: Array, prices: Prices
         all_of_it = share * jnp.maximum(left, 0) - taker - liquidator
         to_fund = jnp.where(rules.pools["takeover"] & (wanted >= 1), jnp.maximum(all_of_it, 0), rules.pools["liquidation_fee"] * traded)
         due = taker + to_fund + jnp.maximum(liquidator, 0)
-        paid = jnp.minimum(due, jnp.maximum(equity_after, 0))
+        # who owes nothing pays nothing: an account with exactly nothing left must not pay by its derivative either
+        paid = jnp.where(due == 0, 0, jnp.minimum(due, jnp.maximum(equity_after, 0)))
         part = jnp.where(due > 0, paid / jnp.where(due > 0, due, jnp.ones_like(due)), 0)
         cash = cash - paid
         hit = some.liquidated | (traded > 0)
