@@ -25,6 +25,7 @@ ALLOWED = {
     "attribution": {"config", "engine"},
     "simulation": {"assemble", "attribution", "book", "config", "engine", "observe", "population", "shocks", "stepping", "trajectory"},
     "stepping": {"engine"},
+    "gradient": {"engine", "stepping"},
     "population": {"book", "config", "engine"},
     "limits": {"config", "metrics"},
     "assemble": {"assemble", "config", "engine", "shocks"},
