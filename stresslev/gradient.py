@@ -147,6 +147,16 @@ class _Taped(Active):
         return after, (*total, [x[:steps] for x in of_path]), float(max(apart, default=0))
 
 
+def _derivative(tree, floats):
+    """A tree of derivatives, of the structure of `tree`: `floats` for its floating leaves; JAX's `float0` zeros for all others."""
+    new = iter(floats)
+
+    def leaf(x):
+        return next(new) if jnp.issubdtype(jnp.result_type(x), jnp.floating) else np.zeros(np.shape(x), jax.dtypes.float0)
+
+    return jax.tree.map(leaf, tree)
+
+
 def _padded(x, length: int) -> np.ndarray:
     x = np.asarray(x)
     return np.concatenate([x, np.zeros((length - len(x), *x.shape[1:]), x.dtype)])
@@ -236,9 +246,9 @@ def value_and_grad(
 def _derivatives(system, policy, path, populations, found, apart: float) -> Derivatives:
     of_system, of_policy, of_populations, of_path = found
     return Derivatives(
-        system=adjoint.derivative(system, of_system),
-        policy=adjoint.derivative(policy, of_policy),
-        path=adjoint.derivative(path, of_path),
-        populations=adjoint.derivative(populations, of_populations),
+        system=_derivative(system, of_system),
+        policy=_derivative(policy, of_policy),
+        path=_derivative(path, of_path),
+        populations=_derivative(populations, of_populations),
         apart=apart,
     )

@@ -14,7 +14,6 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
 
 from stresslev.engine.epochs import Epoch, _gathered, _owners
@@ -35,16 +34,6 @@ def split(tree):
         return structure.unflatten([next(new) if moves else x for x, moves in zip(leaves, moving, strict=True)])
 
     return tuple(x for x, moves in zip(leaves, moving, strict=True) if moves), join
-
-
-def derivative(tree, floats):
-    """A tree of derivatives, of the structure of `tree`: `floats` for its floating leaves; JAX's `float0` zeros for all others."""
-    new = iter(floats)
-
-    def leaf(x):
-        return next(new) if jnp.issubdtype(jnp.result_type(x), jnp.floating) else np.zeros(np.shape(x), jax.dtypes.float0)
-
-    return jax.tree.map(leaf, tree)
 
 
 def reversible(state: State, on: bool = True) -> State:
