@@ -109,6 +109,12 @@ class Active:
         self.tally.epochs += 1
         return found, record, float(found.awake.filled)
 
+    def _home(self, state: State, found: Epoch, record: Record, kept: int) -> tuple[State, Record, int]:
+        """What an epoch found, brought home."""
+        self.tally.active_steps += kept
+        self.tally.awake += kept * int(found.awake.count)
+        return merge(state, found), _cut(record, kept), kept
+
     def _larger(self, filled: float, steps: int) -> bool:
         """Take the least room that would hold those awake; whether there is one that is worth its while."""
         wanted = filled * self.shares[self.room]
@@ -156,9 +162,7 @@ class Active:
                 self.length, self.widen = max(kept, 1), min(self.widen * _WIDER, _WIDEST)
             if kept:
                 self.fallback = _FALLBACK
-                self.tally.active_steps += kept
-                self.tally.awake += kept * int(found.awake.count)
-                return merge(state, found), _cut(record, kept), kept
+                return self._home(state, found, record, kept)
         steps = min(left, self.fallback)
         self.fallback = min(2 * self.fallback, _MOST_FALLBACK)
         state, record = self._everybody(state, start, steps)

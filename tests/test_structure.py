@@ -32,6 +32,7 @@ ALLOWED = {
     "memory": {"batches", "config", "engine"},
     "sharding": {"assemble", "engine"},
     "stepping": {"engine"},
+    "gradient": {"engine", "stepping"},
     "population": {"book", "config", "engine"},
     "limits": {"config", "metrics"},
     "assemble": {"assemble", "config", "engine", "shocks"},

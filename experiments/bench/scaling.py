@@ -2,9 +2,8 @@
 
 Account-steps/s, compile time and peak memory of `advance` on the systems of `workload.wide`, one process a case, over accounts, assets, pools and
 scenarios (one after the other and in blocks, by `engine.batch`). `accounts` is weak scaling, more work on the same cores; `strong` gives the same
-work one core and then all. `gradient` is the final price differentiated with respect to the depth of the markets: forward mode (`tangent`), reverse
-mode plain and with checkpoints of about the square root of the steps. Writes results/scaling_cpu.json and results/scaling_cpu.md; a case that fails
-is listed with why.
+work one core and then all. `gradient` is the final price differentiated with respect to the depth of the markets in forward mode (`tangent`); reverse
+mode is timed by `adjoint.py`. Writes results/scaling_cpu.json and results/scaling_cpu.md; a case that fails is listed with why.
 """
 
 import argparse
@@ -36,7 +35,7 @@ def cases(quick: bool) -> dict[str, list[dict]]:
         "pools": [{**base, "pools": v, "workload": w} for v in ((1, 8) if quick else (1, 4, 16, 64)) for w in both],
         "scenarios": [{**small, "scenarios": s, "block": b} for s in many for b in (1, BLOCK) if b <= s or s == b == 1],
         "strong": [{**base, "cores": c, "workload": w} for c in (1, 0) for w in both],
-        "gradient": [{**modest, "gradient": how} for how in ("forward", "tangent", "plain", "checkpoint")],
+        "gradient": [{**modest, "gradient": how} for how in ("forward", "tangent")],
     }
 
 
@@ -51,39 +50,21 @@ def _fall(make, scenarios: int):
 def _differentiated(system, policy, population, path, how: str):
     """A function of a factor on the depths: the final price of the first asset, and its derivative unless only `forward`."""
     import dataclasses
-    import math
 
     import jax
     import jax.numpy as jnp
-    from jax import lax
 
     from stresslev.engine.prices import common_log_price
-    from stresslev.engine.simulate import all_channels, initial_state, residual_tolerance, simulate
-    from stresslev.engine.step import step
-
-    rounds = jnp.int32(3)
-
-    def price(factor, population):
-        wider = dataclasses.replace(system, impact=dataclasses.replace(system.impact, depth=system.impact.depth * factor))
-        if how != "checkpoint":
-            return simulate(wider, policy, (population,), path)[0], wider
-        state = initial_state(wider, (population,), policy=policy)
-        ways, tolerance = all_channels(system.reference_price.dtype), residual_tolerance(state, wider)
-        length = math.isqrt(path.log_price.shape[0])
-        parts = jax.tree.map(lambda x: x.reshape(-1, length, *x.shape[1:]), path)
-
-        def segment(state, part):
-            return lax.scan(lambda s, now: (step(s, wider, policy, ways, now, rounds, tolerance)[0], None), state, part)
-
-        return lax.scan(jax.checkpoint(segment), state, parts)[0], wider
+    from stresslev.engine.simulate import simulate
 
     def last(factor, population):
-        state, wider = price(factor, population)
+        wider = dataclasses.replace(system, impact=dataclasses.replace(system.impact, depth=system.impact.depth * factor))
+        state, _ = simulate(wider, policy, (population,), path)
         return wider.reference_price[0] * jnp.exp(common_log_price(state, wider)[0])
 
     if how == "tangent":
         return jax.jit(lambda factor, population: jax.jvp(lambda x: last(x, population), (factor,), (jnp.ones_like(factor),)))
-    return jax.jit(last if how == "forward" else jax.value_and_grad(last))
+    return jax.jit(last)
 
 
 def work(case: dict, repeats: int) -> dict:

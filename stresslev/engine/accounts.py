@@ -234,7 +234,8 @@ def demand(accounts: Accounts, system: System, multiplier: Array, prices: Prices
             add_by_pool(waiting, waits, some.block_pool),
         )
 
-    (notional, longs, shorts, coins, waiting), triggered = over_devices((over_batches(found, body, init), found.by_pool), accounts.axis)
+    sums = over_batches(found, body, init, reverse=accounts.reverse)
+    (notional, longs, shorts, coins, waiting), triggered = over_devices((sums, found.by_pool), accounts.axis)
     return Demand(
         under=under,
         triggered=triggered,
@@ -326,7 +327,7 @@ def bankrupt(
         groups = tuple(add(totals, values) for totals, values in zip(groups, new, strict=True))
         return add_by_pool(deficit, closed * jnp.maximum(-left, 0), some.block_pool), groups
 
-    deficit, groups = over_devices(over_batches(asked.found, body, (zero, (many,) * 6)), accounts.axis)
+    deficit, groups = over_devices(over_batches(asked.found, body, (zero, (many,) * 6), reverse=accounts.reverse), accounts.axis)
     long_quantity, short_quantity, long_value, short_value, long_saved, short_saved = (spread(g, accounts.contract_assets, assets) for g in groups)
     return Bankrupt(
         deficit=deficit,
@@ -378,7 +379,8 @@ def settle(accounts: Accounts, system: System, multiplier: Array, prices: Prices
         all_of_it = share * jnp.maximum(left, 0) - taker - liquidator
         to_fund = jnp.where(rules.pools["takeover"] & (wanted >= 1), jnp.maximum(all_of_it, 0), rules.pools["liquidation_fee"] * traded)
         due = taker + to_fund + jnp.maximum(liquidator, 0)
-        paid = jnp.minimum(due, jnp.maximum(equity_after, 0))
+        # who owes nothing pays nothing: an account with exactly nothing left must not pay by its derivative either
+        paid = jnp.where(due == 0, 0, jnp.minimum(due, jnp.maximum(equity_after, 0)))
         part = jnp.where(due > 0, paid / jnp.where(due > 0, due, jnp.ones_like(due)), 0)
         cash = cash - paid
         hit = some.liquidated | (traded > 0)
@@ -406,7 +408,7 @@ def settle(accounts: Accounts, system: System, multiplier: Array, prices: Prices
         )
         return accounts, done
 
-    settled, done = over_batches(asked.found, body, (accounts, nothing))
+    settled, done = over_batches(asked.found, body, (accounts, nothing), reverse=accounts.reverse)
     fund_fee, taker_fee, liquidator_fee, lost, newly, cash_change, quantity_change, coins_change = over_devices(done, accounts.axis)
     return settled, Settlement(
         liquidation_fee=fund_fee,

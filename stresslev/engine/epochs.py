@@ -44,6 +44,7 @@ class Awake:
     """Which accounts an epoch steps."""
 
     places: tuple[Places | None, ...]  # per population; None: all accounts are stepped
+    owners: Owners | None  # links of those accounts, by their places
     count: Array  # () int32 accounts awake
     filled: Array  # () share of the room that they take, of the population with the least; more than 1 when there was not enough
 
@@ -153,7 +154,7 @@ def room(population: Accounts | Loans, share: float) -> tuple[int, int]:
     return -(-wanted // small) + 9, small
 
 
-def _gathered(population: Accounts | Loans, at: Places) -> Accounts | Loans:
+def gathered(population: Accounts | Loans, at: Places) -> Accounts | Loans:
     """The accounts at some places as a population; empty ones where nobody stands."""
     some = jax.tree.map(lambda x: take(x, at, False if x.dtype == jnp.bool_ else 0) if x.ndim == 2 else x, population)
     if isinstance(some, Loans):
@@ -271,7 +272,7 @@ def epoch(
         blocks, size = room(p, share)
         found = ranks(mask, p.block_pool, pools, size)
         at = places(found, blocks)
-        small.append(_gathered(p, at))
+        small.append(gathered(p, at))
         stand.append(at)
         awake.append(found)
         # the last block stays empty: it stands for accounts that sleep
@@ -282,7 +283,7 @@ def epoch(
         system, filled = replace(system, owners=linked), jnp.maximum(filled, full.astype(filled.dtype))
     begin = replace(state, populations=tuple(small), span=replace(span, held=filled <= 1))
     after, record, kept = _run(begin, system, policy, channels, path, steps, max_rounds, tolerance)
-    return Epoch(state=after, awake=Awake(places=tuple(stand), count=count, filled=filled), kept=kept), record
+    return Epoch(state=after, awake=Awake(places=tuple(stand), owners=system.owners, count=count, filled=filled), kept=kept), record
 
 
 @partial(jax.jit, donate_argnames="state")

@@ -1,5 +1,7 @@
 """How much of an under-margined account a pool closes: the liquidation rules."""
 
+from dataclasses import dataclass
+
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -33,37 +35,70 @@ def restore_fraction(
       floor, step: (..., A, K) tier schedules; multiplier: A arrays; fee, target_health: broadcast against `equity`.
       size: quantities, unit prices and scale of a requirement that grows with size, on top of the tiers; None without.
     """
-    gross = sum(notionals[1:], notionals[0])
-    budget = equity - fee * gross
-    close_enough = 4 * jnp.finfo(gross.dtype).eps
+    solve = _Kept(floor, step, multiplier, fee, target_health, size)
+    return 1 - _largest_kept(equity, notionals, solve)
 
-    def line(kept):
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class _Kept:
+    """Solves for the share kept along one tangent of the requirement; arguments of `restore_fraction`."""
+
+    floor: Array
+    step: Array
+    multiplier: tuple[Array, ...]
+    fee: Array
+    target_health: Array
+    size: tuple[tuple[Array, ...], tuple[Array, ...], SizeScale] | None
+
+    def line(self, kept: Array, notionals: tuple[Array, ...], gross: Array) -> tuple[Array, Array]:
         """Slope and intercept, in `kept`, of required margin times target less the fees saved."""
-        slope, deduction = -fee * gross, jnp.zeros_like(gross)
-        grown = None if size is None else size_line(kept, *size)
+        slope, deduction = -self.fee * gross, jnp.zeros_like(gross)
+        grown = None if self.size is None else size_line(kept, *self.size)
         for a, n in enumerate(notionals):
-            rate, less = tier_line(kept * n, floor[..., a, :], step[..., a, :])
+            rate, less = tier_line(kept * n, self.floor[..., a, :], self.step[..., a, :])
             rise, cut = rate * n, less
             if grown is not None:
                 rise, cut = rise + grown[0][a], cut + grown[1][a]
-            slope = slope + target_health * multiplier[a] * rise
-            deduction = deduction + target_health * multiplier[a] * cut
+            slope = slope + self.target_health * self.multiplier[a] * rise
+            deduction = deduction + self.target_health * self.multiplier[a] * cut
         return slope, deduction
 
-    def solve(slope, deduction):
+    def along(self, slope: Array, deduction: Array, equity: Array, gross: Array) -> Array:
+        """Share kept where the budget meets that line, in [0, 1]."""
+        budget = equity - self.fee * gross
         kept = (budget + deduction) / jnp.where(slope > 0, slope, jnp.ones_like(slope))
         return jnp.where((budget >= 0) & (slope > 0), jnp.clip(kept, 0, 1), jnp.zeros_like(kept))
 
+
+@jax.custom_jvp
+def _largest_kept(equity: Array, notionals: tuple[Array, ...], solve: _Kept) -> Array:
+    """The largest share of all positions that can be kept."""
+    gross = sum(notionals[1:], notionals[0])
+    close_enough = 4 * jnp.finfo(gross.dtype).eps
+
     def body(carry):
         kept, deduction, _, passes = carry
-        slope, new_deduction = line(kept)
-        moved = jnp.any(jnp.abs(new_deduction - deduction) > (0 if size is None else close_enough) * jnp.abs(new_deduction))
-        return solve(slope, new_deduction), new_deduction, moved, passes + 1
+        slope, new_deduction = solve.line(kept, notionals, gross)
+        moved = jnp.any(jnp.abs(new_deduction - deduction) > (0 if solve.size is None else close_enough) * jnp.abs(new_deduction))
+        return solve.along(slope, new_deduction, equity, gross), new_deduction, moved, passes + 1
 
-    slope, deduction = line(jnp.ones_like(gross))
-    start = (solve(slope, deduction), deduction, jnp.array(True), jnp.int32(0))
-    kept = jax.lax.while_loop(lambda c: c[2] & (c[3] < _MAX_PASSES), body, start)[0]
-    return 1 - kept
+    slope, deduction = solve.line(jnp.ones_like(gross), notionals, gross)
+    start = (solve.along(slope, deduction, equity, gross), deduction, jnp.array(True), jnp.int32(0))
+    return jax.lax.while_loop(lambda c: c[2] & (c[3] < _MAX_PASSES), body, start)[0]
+
+
+@_largest_kept.defjvp
+def _largest_kept_jvp(primals, tangents):
+    """One more tangent, at the solution: that it does not move with where it is taken makes its derivative the solution's own (Newton's method
+    and the implicit function theorem), and no loop has to be gone through backwards."""
+    found = _largest_kept(*primals)
+
+    def once_more(equity, notionals, solve):
+        gross = sum(notionals[1:], notionals[0])
+        return solve.along(*solve.line(found, notionals, gross), equity, gross)
+
+    return found, jax.jvp(once_more, primals, tangents)[1]
 
 
 def step_fraction(notionals: tuple[Array, ...], floor: Array) -> Array:

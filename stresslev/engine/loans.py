@@ -36,6 +36,7 @@ class Loans:
     block_pool: Array  # (nb,) int32
     assets: tuple[int, ...] | None = field(default=None, metadata={"static": True})  # of `supply` and `debt` in the system; None: all, in order
     axis: str | None = field(default=None, metadata={"static": True})  # of the mesh, over which the blocks are dealt out; None: one device
+    reverse: bool = field(default=False, metadata={"static": True})  # reverse mode is to go through: see `adjoint`
 
 
 @jax.tree_util.register_dataclass
@@ -375,7 +376,8 @@ def demand(loans: Loans, rules: LendingRules, threshold: Array, supply_index: Ar
 
     zero, zeros = jnp.zeros((pools,), mark.dtype), jnp.zeros((pools, assets), mark.dtype)
     init = (zero, zeros, zeros, jnp.zeros((pools,), jnp.int32))
-    (notional, sold, bought, waiting), triggered = over_devices((over_batches(found, body, init), found.by_pool), loans.axis)
+    sums = over_batches(found, body, init, reverse=loans.reverse)
+    (notional, sold, bought, waiting), triggered = over_devices((sums, found.by_pool), loans.axis)
     return LoanDemand(
         under=below,
         triggered=triggered,
@@ -489,5 +491,5 @@ def settle(
         )
         return loans, done
 
-    after, done = over_batches(asked.found, body, (loans, nothing))
+    after, done = over_batches(asked.found, body, (loans, nothing), reverse=loans.reverse)
     return after, over_devices(done, loans.axis)

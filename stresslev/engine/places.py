@@ -31,6 +31,7 @@ class Ranks:
     start: Array  # (nb,) int32 place of the first account of each block
     ends: Array  # (V,) int32 blocks of places used by each pool and those before it
     by_pool: Array  # (V,) int32 accounts
+    block_pool: Array  # (nb,) int32 pool of each block of the population
     block: int = field(metadata={"static": True})  # accounts per block of the population
     size: int = field(metadata={"static": True})  # places per block
 
@@ -45,7 +46,9 @@ class Ranks:
 class Places:
     """Who stands where."""
 
-    slot: Array  # (blocks * size,) int32 flat slot of the account in each place; out of range, each another, where there is none
+    slot: (
+        Array | None
+    )  # (blocks * size,) int32 flat slot of the account in each place; out of range, each another, where there is none; None: as they are
     pool: Array  # (blocks,) int32 pool of each block
 
 
@@ -73,7 +76,7 @@ def ranks(mask: Array, block_pool: Array, pools: int, size: int = _BATCH_BLOCK) 
     # a pool's first place, less the accounts of pools before it, plus the accounts before a block
     shift = (ends - needed) * size - (jnp.cumsum(by_pool) - by_pool)
     start = shift[block_pool] + jnp.cumsum(counts) - counts
-    return Ranks(words=words, within=within, start=start, ends=ends, by_pool=by_pool, block=block, size=size)
+    return Ranks(words=words, within=within, start=start, ends=ends, by_pool=by_pool, block_pool=block_pool, block=block, size=size)
 
 
 def _words_before(rank: Array, row: Array, within: Array) -> Array:
@@ -132,16 +135,26 @@ def place_of(found: Ranks, slot: Array) -> Array:
 
 def take(x: Array, at: Places, fill) -> Array:
     """(blocks, size) of `x` (nb, B) at these places; `fill` where nobody stands."""
+    if at.slot is None:
+        return x
     return x.reshape(-1).at[at.slot].get(mode="fill", fill_value=fill).reshape(at.pool.shape[0], -1)
 
 
 def put(x: Array, at: Places, values: Array) -> Array:
     """`x` (nb, B) with the accounts at these places replaced."""
+    if at.slot is None:
+        return values
     return x.reshape(-1).at[at.slot].set(values.reshape(-1), mode="drop", unique_indices=True).reshape(x.shape)
 
 
-def over_batches(found: Ranks, body, init):
-    """Fold `body(places, carry)` over the accounts that were found, in batches."""
+def over_batches(found: Ranks, body, init, *, reverse: bool = False):
+    """Fold `body(places, carry)` over the accounts that were found, in batches.
+
+    Args: `reverse`, static: one batch of all accounts as they are instead of a loop, which reverse mode can go through and of which it keeps nothing
+    twice; `body` must leave alone whom it was not asked to find. The values are the same, but for the order of sums.
+    """
+    if reverse:
+        return lax.cond(found.ends[-1] > 0, lambda carry: body(Places(slot=None, pool=found.block_pool), carry), lambda carry: carry, init)
     accounts = found.words.shape[0] * found.block
     blocks = max(1, min(max(BATCH_ACCOUNTS, int(accounts * _BATCH_SHARE)), accounts) // found.size)
 

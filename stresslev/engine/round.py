@@ -102,7 +102,9 @@ def _ask(state: State, system: System, conditions: Conditions, seen: Prices, cap
         else:
             found.append(perps.demand(p, system, conditions.multiplier, seen))
     notional = sum(d.notional for d in found)
-    share = jnp.where(notional > capacity, capacity / jnp.where(notional > 0, notional, jnp.ones_like(notional)), jnp.ones_like(notional))
+    rationed, one = notional > capacity, jnp.ones_like(notional)
+    # infinite capacity must not reach the quotient, where it would spoil the derivative
+    share = jnp.where(rationed, jnp.where(rationed, capacity, one) / jnp.where(rationed, notional, one), one)
     grants = [None for _ in found]
     if system.queue is not None:
         for i, p in enumerate(state.populations):

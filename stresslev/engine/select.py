@@ -44,7 +44,7 @@ def _largest(holds, pools: int, width: int, kind) -> Array:
     """(V,) the largest unsigned integer of `width` bits for which `holds` is true; it must hold up to some integer and nowhere above."""
 
     def decide(i, found):
-        bit = lax.shift_left(jnp.ones((), kind), (width - 1 - i).astype(kind))
+        bit = lax.shift_left(jnp.ones((), kind), lax.convert_element_type(width - 1 - i, kind))
         candidate = found | bit
         return jnp.where(holds(candidate), candidate, found)
 

@@ -221,14 +221,17 @@ def _begin(state: State, system: System, conditions: Conditions) -> State:
     return replace(state, populations=tuple(populations))
 
 
-def step(state: State, system: System, policy: Policy, channels: Channels, now: Path, max_rounds: Array, tolerance: Array) -> tuple[State, Record]:
+def step(
+    state: State, system: System, policy: Policy, channels: Channels, now: Path, max_rounds: Array | int, tolerance: Array
+) -> tuple[State, Record]:
     """Advance by one step. Pure; scan, checkpointing and batching compose around it.
 
     Args:
       state: what is carried.
       system, policy, channels: rules and parameters.
       now: the scenario at this step, a `Path` without its leading axis.
-      max_rounds: () int32, most rounds of liquidation within the step.
+      max_rounds: () int32, most rounds of liquidation within the step. A plain number instead is static, and makes the rounds a scan, which reverse
+        mode can go through; the values are the same.
       tolerance: () USD; a residual above it raises the RESIDUAL bit.
     """
     pools, assets = system.tier_floor.shape[:2]
@@ -280,7 +283,7 @@ def step(state: State, system: System, policy: Policy, channels: Channels, now: 
         *_, more, n = carry
         return more & (n < max_rounds)
 
-    def body(carry):
+    def round_(carry):
         inner, flows, flow, rationed, _, n = carry
         inner, new, flow, short = round_of_liquidation(inner, system, channels, conditions, flow)
         # a pool without capacity left can do nothing more in this step, nor can one whose accounts nobody takes over
@@ -288,7 +291,11 @@ def step(state: State, system: System, policy: Policy, channels: Channels, now: 
         return inner, add(flows, new), flow, rationed | short, more, n + 1
 
     start = (state, adjusted, flow, jnp.array(False), jnp.array(True), jnp.int32(0))
-    closed, flows, flow, rationed, more, _ = lax.while_loop(unfinished, body, start)
+    if isinstance(max_rounds, int):
+        done = lax.scan(lambda carry, _: (lax.cond(carry[-2], round_, lambda c: c, carry), None), start, length=max_rounds)[0]
+    else:
+        done = lax.while_loop(unfinished, round_, start)
+    closed, flows, flow, rationed, more, _ = done
     flows = replace(flows, funding_paid=funding_paid, margin_calls=margin_calls, withdrawn=withdrawn)
     ends = prices(closed, system, conditions.seen)
     if closed.marks is not None:

@@ -233,6 +233,7 @@ class Accounts:
     contracts: tuple[int, ...] | None = field(default=None, metadata={"static": True})  # assets of `quantity`; None: all, in order
     coins: tuple[int, ...] | None = field(default=None, metadata={"static": True})  # assets of `collateral`; None: all, in order
     axis: str | None = field(default=None, metadata={"static": True})  # of the mesh, over which the blocks are dealt out; None: one device
+    reverse: bool = field(default=False, metadata={"static": True})  # reverse mode is to go through: see `adjoint`
 
     @property
     def contract_assets(self) -> tuple[int, ...]:
