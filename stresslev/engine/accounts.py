@@ -194,7 +194,7 @@ def _share_of(share: Array, grant: Array | None, some: Accounts, at: Places) -> 
 
 def find_under(accounts: Accounts, system: System, multiplier: Array, prices: Prices) -> Array:
     """(nb, B) bool who is under margin."""
-    return once(lambda: assess(accounts, rules_for(accounts, system, multiplier, prices)).under, accounts.block_pool)
+    return once(lambda: assess(accounts, rules_for(accounts, system, multiplier, prices)).under, accounts.block_pool[0])
 
 
 def demand(accounts: Accounts, system: System, multiplier: Array, prices: Prices, grant: Array | None = None, under: Array | None = None) -> Demand:

@@ -62,9 +62,9 @@ def own(x: Array, axis: str | None) -> Array:
     return x if axis is None else x.reshape(-1, lax.axis_size(axis))[:, lax.axis_index(axis)]
 
 
-def once(work, block_pool: Array):
-    """`work()`, an array over all accounts, worked out once and kept: left alone, XLA works it out anew for every sum that it goes into.
+def once(work, number: Array):
+    """`work()`, a tree of arrays, worked out once and kept: left alone, XLA works it out anew for everything that it goes into.
 
-    A branch keeps it from that. Args: `block_pool` (nb,) int32, which is never negative; XLA does not know that.
+    A branch keeps it from that. Args: `number` () int32, any that is never negative without XLA's knowing it.
     """
-    return lax.cond(block_pool[0] >= 0, work, lambda: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(work)))
+    return lax.cond(number >= 0, work, lambda: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(work)))

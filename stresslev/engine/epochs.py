@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from stresslev.engine import market as markets
+from stresslev.engine.blocks import once
 from stresslev.engine.leverage import adapt
 from stresslev.engine.leverage.in_force import fixed_terms, sized
 from stresslev.engine.loan_profile import LoanProfile
@@ -271,7 +272,7 @@ def epoch(
             continue
         blocks, size = room(p, share)
         found = ranks(mask, p.block_pool, pools, size)
-        at = places(found, blocks)
+        at = once(partial(places, found, blocks), p.block_pool[0])
         small.append(gathered(p, at))
         stand.append(at)
         awake.append(found)

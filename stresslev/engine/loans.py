@@ -193,7 +193,7 @@ def _triggered(loans: Loans, threshold: Array, supply_index: Array, borrow_index
         weighted, debt = balance(loans, threshold, supply_index, borrow_index, mark)
         return ~(weighted >= debt)  # a NaN triggers, and shows in the sums
 
-    return once(found, loans.block_pool)
+    return once(found, loans.block_pool[0])
 
 
 def begin_step(loans: Loans, threshold: Array, supply_index: Array, borrow_index: Array, mark: Array) -> Loans:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from stresslev.engine.blocks import pool_sum
+from stresslev.engine.blocks import once, pool_sum
 
 #: Accounts per word: a float32 sums that many different powers of two exactly.
 _WORD = 16
@@ -79,13 +79,12 @@ def ranks(mask: Array, block_pool: Array, pools: int, size: int = _BATCH_BLOCK) 
     return Ranks(words=words, within=within, start=start, ends=ends, by_pool=by_pool, block_pool=block_pool, block=block, size=size)
 
 
-def _words_before(rank: Array, row: Array, within: Array) -> Array:
-    """How many words of the block `row` end before the account of that rank: bisection."""
-    width, flat = within.shape[1], within.reshape(-1)
-    found, step = jnp.zeros_like(rank), 1 << (width.bit_length() - 1)
+def _passed(values: Array, wanted: Array, entries: int, first: Array | int = 0) -> Array:
+    """How many of the `entries` rising values from `first` on are at most `wanted`. Bisection, written out: a loop is longer to compile."""
+    found, step = jnp.zeros_like(wanted), 1 << (entries.bit_length() - 1)
     while step:
         ahead = found + step
-        found = jnp.where((ahead <= width) & (flat[row * width + jnp.minimum(ahead, width) - 1] <= rank), ahead, found)
+        found = jnp.where((ahead <= entries) & (values[first + jnp.minimum(ahead, entries) - 1] <= wanted), ahead, found)
         step //= 2
     return found
 
@@ -105,18 +104,19 @@ def places(found: Ranks, blocks: int, first: Array | int = 0) -> Places:
     rows, width = found.words.shape
     place = first * found.size + jnp.arange(blocks * found.size, dtype=jnp.int32)
     # the last block that starts at or before the place: those without any account start where the next one does
-    row = jnp.searchsorted(found.start, place, side="right").astype(jnp.int32) - 1
+    row = _passed(found.start, place, rows) - 1
     rank = place - found.start[jnp.maximum(row, 0)]
     there = (row >= 0) & (rank < found.within[jnp.maximum(row, 0), -1])
     row, rank = jnp.where(there, row, 0), jnp.where(there, rank, 0)
-    word = jnp.minimum(_words_before(rank, row, found.within), width - 1)
+    word = jnp.minimum(_passed(found.within.reshape(-1), rank, width, row * width), width - 1)
     at = row * width + word
     earlier = jnp.where(word > 0, found.within.reshape(-1)[jnp.maximum(at - 1, 0)], 0)
     bit = _nth_bit(found.words.reshape(-1)[at], rank - earlier)
     nowhere = rows * found.block + jnp.arange(blocks * found.size, dtype=jnp.int32)
     slot = jnp.where(there, row * found.block + word * _WORD + bit, nowhere)
     number = first + jnp.arange(blocks, dtype=jnp.int32)
-    pool = jnp.minimum(jnp.searchsorted(found.ends, number, side="right"), found.ends.shape[0] - 1).astype(jnp.int32)
+    before = jnp.sum(found.ends[None, :] <= number[:, None], axis=1, dtype=jnp.int32)
+    pool = jnp.minimum(before, found.ends.shape[0] - 1)
     return Places(slot=slot, pool=pool)
 
 
@@ -160,6 +160,6 @@ def over_batches(found: Ranks, body, init, *, reverse: bool = False):
 
     def step(carry):
         first, inner = carry
-        return first + blocks, body(places(found, blocks, first), inner)
+        return first + blocks, body(once(lambda: places(found, blocks, first), first), inner)
 
     return lax.while_loop(lambda c: c[0] < found.ends[-1], step, (jnp.int32(0), init))[1]

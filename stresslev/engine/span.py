@@ -131,7 +131,7 @@ def sleepers(population: Accounts | Loans, system: System, policy: Policy, span:
     def found():
         return asleep_loans(population, span) if isinstance(population, Loans) else asleep(population, system, policy, span)
 
-    return once(found, population.block_pool)
+    return once(found, population.block_pool[0])
 
 
 def distance_kept(policy: Policy, dtype) -> Array:
