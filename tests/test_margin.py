@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stresslev.config.tiers import TierTable, read_tier_csv, stack
-from stresslev.engine.liquidation import restore_fraction
+from stresslev.engine.liquidation import restore_fraction, step_fraction
 from stresslev.engine.margin import bankruptcy_price, liquidation_price, maintenance_margin, tier_margin
 from stresslev.errors import InputError
 
@@ -205,3 +205,14 @@ def test_restoring_lands_on_the_target_across_tiers(seed):
         assert float(share[0]) == 1
     else:
         np.testing.assert_allclose(left, target * after, atol=1e-9 * float(gross[0]))
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_a_position_brought_down_to_a_floor_lies_in_the_tier_below(dtype):
+    """Rounding leaves some of them a hair above the floor: the next reduction must go to the next floor, not close that hair."""
+    floor = jnp.array([0.0, 7.3, 101.7], dtype)[None, None, None, :]
+    start = jnp.asarray(np.random.default_rng(0).uniform(102, 5e4, (1, 4000)), dtype)
+    once = (1 - step_fraction((start,), floor)) * start
+    assert (once > floor[..., 2][0]).any(), "no position is left above the floor: nothing was tried"
+    twice = (1 - step_fraction((once,), floor)) * once
+    np.testing.assert_allclose(np.asarray(twice), 7.3, rtol=1e-4 if dtype == jnp.float32 else 1e-12)

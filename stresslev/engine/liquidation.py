@@ -11,6 +11,8 @@ from stresslev.engine.requirement import SizeScale, size_line
 
 # Each pass of the exact solve leaves at least one tier behind; real schedules need two or three, a smooth requirement some more.
 _MAX_PASSES = 64
+#: Roundings by which a position may stand above a tier's floor and still lie on it.
+_ON_FLOOR = 1024
 
 
 def restore_fraction(
@@ -105,7 +107,8 @@ def step_fraction(notionals: tuple[Array, ...], floor: Array) -> Array:
     """Share of all positions to close so that one of them comes down to the floor of the tier it lies in; 1 when all lie in their first.
 
     The tier-by-tier reduction of the venues' risk limits (Bybit, "Liquidation process": a position is first brought down to a lower risk limit),
-    for an account whose positions shrink together: the smallest share that takes some position down a tier.
+    for an account whose positions shrink together: the smallest share that takes some position down a tier. A position that was brought down to a
+    floor lies in the tier below, whatever rounding left of it above.
 
     Args: notionals (...) USD; floor (..., A, K) USD.
     """
@@ -114,7 +117,7 @@ def step_fraction(notionals: tuple[Array, ...], floor: Array) -> Array:
         below = jnp.zeros_like(n)
         for k in range(floor.shape[-1]):
             here = floor[..., a, k]
-            below = jnp.where(n > here, jnp.maximum(below, here), below)
+            below = jnp.where(n > here * (1 + _ON_FLOOR * jnp.finfo(n.dtype).eps), jnp.maximum(below, here), below)
         inside = below > 0
         least = jnp.minimum(least, jnp.where(inside, 1 - below / jnp.where(inside, n, jnp.ones_like(n)), jnp.ones_like(n)))
     return least

@@ -144,7 +144,8 @@ def floors_in_force(system, state, v: int) -> list:
 def stepwise(asset_floors: list, held: list) -> float:
     steps = []
     for floors, notional in zip(asset_floors, held, strict=True):
-        below = [floor for floor in floors if 0.0 < floor < notional]
+        # on a floor but for rounding is on it
+        below = [floor for floor in floors if 0.0 < floor * (1 + 1024 * 2.0**-52) < notional]
         if below:
             steps.append(1.0 - max(below) / notional)
     return min(steps) if steps else 1.0
