@@ -24,6 +24,17 @@ ROOT = Path(__file__).resolve().parent.parent
 _UNCHECKED = "not checked against real data"
 
 
+#: Modules that run random systems of the same structures: in one process they share the compiled programs, which is most of what they cost.
+_RANDOM_SYSTEMS = ("test_twin", "test_conservation", "test_stepping")
+
+
+def pytest_collection_modifyitems(items):
+    """A module's tests stay in one process (`--dist loadgroup`), and so do modules that share compiled programs."""
+    for item in items:
+        module = item.module.__name__.rpartition(".")[2]
+        item.add_marker(pytest.mark.xdist_group("random systems" if module in _RANDOM_SYSTEMS else module))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory):
     """Compiled programs of the command line go to a folder of this process: not to the user's, and none is read while another test run writes it."""
