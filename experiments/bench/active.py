@@ -1,7 +1,8 @@
 """Active-set stepping against stepping everybody, on shipped historical scenarios, in one run: `python experiments/bench/active.py`.
 
-Both go over the whole path with all mechanisms on; the first run of each pays for compilation and is not counted. What they found is held against
-each other: largest difference of any recorded field but the residuals, relative to the field, and accounts that only one of them liquidated.
+Both go over the whole path (or its first `--steps`) with all mechanisms on; the first run of each pays for compilation and is not counted. What they
+found is held against each other: largest difference of any recorded field but the residuals, relative to the field, and accounts that only one
+liquidated. `--alone` times epochs by themselves, for more accounts than one wants to step one by one; peak memory is that of the whole process.
 """
 
 import argparse
@@ -9,6 +10,7 @@ import dataclasses
 import json
 import os
 import platform
+import resource
 import time
 from pathlib import Path
 
@@ -25,12 +27,13 @@ from stresslev.stepping import SHARES, Active
 SCENARIOS = ("2020-03-12_black_thursday", "2025-10-10_adl_cascade")
 
 
-def prepared(scenario: str, system: str, accounts: int, precision: int):
-    """A scenario ready to run, and its rounds."""
+def prepared(scenario: str, system: str, accounts: int, precision: int, steps: int | None = None):
+    """A scenario, or its first steps, ready to run, and its rounds."""
     plan = load_plan(scenario, system=system, accounts=accounts, precision=precision)
     first = plan.scenarios[0]
     shock = run.shock_of(plan, first)
-    return simulation.prepare(plan, first, shock, run.at_start(plan, run.load_book(plan, shock), shock)), plan.run.max_rounds
+    ready = simulation.prepare(plan, first, shock, run.at_start(plan, run.load_book(plan, shock), shock))
+    return dataclasses.replace(ready, path=jax.tree.map(lambda x: x[:steps], ready.path)), plan.run.max_rounds
 
 
 def by_epochs(ready, rounds: int, shares):
@@ -73,18 +76,26 @@ def main() -> None:
     parser.add_argument("--scenarios", nargs="+", default=SCENARIOS)
     parser.add_argument("--precision", type=int, default=32, choices=(32, 64))
     parser.add_argument("--shares", type=float, nargs="+", default=SHARES, help="rooms for accounts awake, as shares of all")
+    parser.add_argument("--steps", type=int, help="of the path, from the start; all when not given")
+    parser.add_argument("--alone", action="store_true", help="epochs only")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     rows = []
     for name in options.scenarios:
         with jax.enable_x64(options.precision == 64):
-            ready, rounds = prepared(name, options.system, int(options.accounts), options.precision)
-            firsts = timed(by_epochs, ready, rounds, options.shares)[0], timed(everybody, ready, rounds)[0]
-            active_s, (state, record, tally) = timed(by_epochs, ready, rounds, options.shares)
-            all_s, (state_all, record_all) = timed(everybody, ready, rounds)
-        differ = sum(int((p.liquidated != q.liquidated).sum()) for p, q in zip(state.populations, state_all.populations, strict=True))
-        row = {"scenario": name, "steps": ready.path.log_price.shape[0], "active_s": active_s, "all_s": all_s, "ratio": all_s / active_s}
-        row |= {"first_active_s": firsts[0], "first_all_s": firsts[1], "apart": apart(record, record_all), "liquidated_by_one": differ}
+            began = time.perf_counter()
+            ready, rounds = prepared(name, options.system, int(options.accounts), options.precision, options.steps)
+            row = {"scenario": name, "accounts": int(options.accounts), "steps": ready.path.log_price.shape[0], "book_s": time.perf_counter() - began}
+            row["first_active_s"] = timed(by_epochs, ready, rounds, options.shares)[0]
+            row["active_s"], (state, record, tally) = timed(by_epochs, ready, rounds, options.shares)
+            if not options.alone:
+                row["first_all_s"] = timed(everybody, ready, rounds)[0]
+                row["all_s"], (state_all, record_all) = timed(everybody, ready, rounds)
+                row |= {"ratio": row["all_s"] / row["active_s"], "apart": apart(record, record_all)}
+                both = zip(state.populations, state_all.populations, strict=True)
+                row["liquidated_by_one"] = sum(int((p.liquidated != q.liquidated).sum()) for p, q in both)
+        row["liquidated"] = sum(int(p.liquidated.sum()) for p in state.populations)
+        row["peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         rows.append(row | dataclasses.asdict(tally))
         print(json.dumps(rows[-1]), flush=True)
     result = {
