@@ -53,7 +53,7 @@ def test_every_step_balances_per_pool(seed, rounds):
     assert not status.failed(state.status)
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(MANY, SEEDS, st.integers(1, 6))
 def test_every_step_balances_whatever_mechanisms_are_on(group, seed, rounds):
     """With lending: USD balances, liquidators, coins of collateral, debt, deposits, reserves and write-offs. To 1e-12 of open interest."""
@@ -64,7 +64,7 @@ def test_every_step_balances_whatever_mechanisms_are_on(group, seed, rounds):
     assert not status.failed(state.status)
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(MANY, SEEDS, st.integers(1, 6))
 def test_every_deficit_is_borne_by_somebody(group, seed, rounds):
     """Auto-deleveraging + funds + socialised + bad debt = deficit, each of them >= 0, in every pool and step."""
@@ -82,7 +82,7 @@ def test_every_deficit_is_borne_by_somebody(group, seed, rounds):
         assert (np.asarray(flow) >= 0).all()
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(MANY, SEEDS, st.integers(1, 6))
 def test_contracts_add_up_to_nothing(group, seed, rounds):
     """Customers, makers and arbitrageurs together hold none: so funding paid is funding received, and what winners close the bankrupt lose."""
@@ -102,7 +102,7 @@ def test_contracts_add_up_to_nothing(group, seed, rounds):
     assert np.abs(usd).max() < 1e-11 * _interest(record)
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(SEEDS, st.integers(1, 6))
 def test_under_a_policy_the_whole_run_balances_with_outside_cash_counted(seed, rounds):
     """Summed anew over the first and the last state: what pools hold in cash has grown by what accounts brought to meet calls alone."""
@@ -117,7 +117,7 @@ def test_under_a_policy_the_whole_run_balances_with_outside_cash_counted(seed, r
     assert np.abs(np.asarray(cash) - posted).max() < 1e-9 * _interest(record)
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(SEEDS, st.integers(1, 6))
 def test_nobody_takes_back_more_than_was_given_up(seed, rounds):
     """Appetite stays in (0, 1]; only pools of the form `call` call, and pools that bar new risk alone force nobody."""
@@ -132,7 +132,7 @@ def test_nobody_takes_back_more_than_was_given_up(seed, rounds):
     assert not np.asarray(record.flows.reduced_usd)[:, form == transition.NEW_RISK].any()
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(SEEDS, st.integers(1, 6))
 def test_caps_stay_within_their_bounds_and_their_pace(seed, rounds):
     case = engine_case(*random_case(seed, GROUPS["leverage"]))

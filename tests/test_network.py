@@ -120,7 +120,7 @@ def test_three_cycle_linear_debtrank_leaves_the_published_equities():
 # what clearing must be
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(networks())
 def test_every_payment_arrives_and_stays_within_what_is_owed(network):
     nominal, external, outside, _, _ = network
@@ -135,7 +135,7 @@ def test_every_payment_arrives_and_stays_within_what_is_owed(network):
     assert np.all(result.payments <= np.maximum(external + result.received, 0) + 1e-12)
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(networks())
 def test_payments_satisfy_the_clearing_equation(network):
     nominal, external, _, alpha, beta = network
@@ -146,7 +146,7 @@ def test_payments_satisfy_the_clearing_equation(network):
     np.testing.assert_allclose(result.payments, again, rtol=0, atol=1e-11)
 
 
-@settings(max_examples=200)
+@settings(max_examples=60)
 @given(networks())
 def test_payments_are_the_greatest_reached_by_iterating_from_above(network):
     np.testing.assert_allclose(solve(network).payments, picard(*network), rtol=0, atol=1e-9)
@@ -366,7 +366,7 @@ def test_single_precision_clears_a_large_network_of_usd_billions():
 # DebtRank
 
 
-@settings(max_examples=100)
+@settings(max_examples=60)
 @given(networks(), st.integers(1, 20), st.integers(0, 12))
 def test_debtrank_is_the_limit_of_its_recursion_with_each_pools_own_equity(network, equity, shock):
     nominal, external, outside, _, _ = network

@@ -1,6 +1,5 @@
 """Active-set stepping gives what stepping everybody gives: the same liquidations in the same steps, the same metrics."""
 
-import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -57,7 +56,7 @@ def _same(case) -> None:
     assert tally.active_steps + tally.everybody_steps == case.path.log_price.shape[0]
 
 
-@settings(max_examples=25)
+@settings(max_examples=12)
 @given(st.integers(0, 2**31))
 def test_epochs_give_what_stepping_everybody_gives_on_random_systems(seed):
     """With auto-deleveraging, socialised loss and shared funds: what reaches sleepers has to be noticed."""
@@ -148,11 +147,3 @@ def test_what_cannot_sleep_is_named_and_auto_does_not_choose_active():
 def test_a_way_of_stepping_that_does_not_exist_is_refused():
     with pytest.raises(InputError, match="stepping"):
         load_plan("gap_35_half_depth", stepping="some")
-
-
-def test_the_result_says_how_it_was_stepped():
-    plan = load_plan("gap_35_half_depth", system="systems/three_perp_venues.toml", accounts=500, precision=64, stepping="active")
-    plan = dataclasses.replace(plan, run=plan.run.model_copy(update={"measures": False}))
-    dataset = next(iter(run.run_plan(plan).datasets.values()))
-    assert dataset.attrs["stepping"] == "active"
-    assert dataset.attrs["stepping_epochs"] > 0
