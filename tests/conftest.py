@@ -1,5 +1,6 @@
 """Strict settings for every test: float64 unless a test says otherwise, no silent promotion of rank or type."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -42,6 +43,21 @@ def _own_cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(cache.VARIABLE, str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+#: Resident memory of a process of the tests, in bytes, above which compiled programs are forgotten between modules.
+_MOST_MEMORY = 5 * 2**30
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forget_programs(request):
+    """Compiled programs are never freed by themselves, and a thousand of them do not fit beside those of another process."""
+    yield
+    statm = Path("/proc/self/statm")
+    shared = request.module.__name__.rpartition(".")[2] in _RANDOM_SYSTEMS
+    if not shared and statm.exists() and int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") > _MOST_MEMORY:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """Active-set stepping gives what stepping everybody gives: the same liquidations in the same steps, the same metrics."""
 
-
 import jax
 import jax.numpy as jnp
 import numpy as np
