@@ -46,7 +46,7 @@ def _own_cache(tmp_path_factory):
 
 
 #: Resident memory of a process of the tests, in bytes, above which compiled programs are forgotten between modules.
-_MOST_MEMORY = 5 * 2**30
+_MOST_MEMORY = 4 * 2**30
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -58,6 +58,8 @@ def _forget_programs(request):
     if not shared and statm.exists() and int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") > _MOST_MEMORY:
         jax.clear_caches()
         gc.collect()
+    # what is alive now stays so: the collector need not go through it again and again
+    gc.freeze()
 
 
 @pytest.fixture

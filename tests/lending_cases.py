@@ -58,7 +58,8 @@ def book_of(supply, debt, cash, pool, *, block=BLOCK, age=None, order=None):
         mine = [i for i in order if pool[i] == v]
         slot[mine] = len(block_pool) * block + np.arange(len(mine))
         block_pool += [v] * -(-len(mine) // block)
-    block_pool += [0] * (BLOCKS - len(block_pool))
+    # blocks must be in order of pools
+    block_pool += block_pool[-1:] * (BLOCKS - len(block_pool))
 
     def lay(x, kind):
         out = np.zeros(len(block_pool) * block, kind)

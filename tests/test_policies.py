@@ -36,7 +36,7 @@ def test_nothing_but_the_policy_may_differ():
 def test_every_policy_is_run_and_progress_says_for_which(monkeypatch):
     seen = []
 
-    def simulate(plan, cases, progress):
+    def simulate(plan, cases, progress, sharding):
         for number, one in enumerate(cases):
             progress(one.name, 1, 1)
             yield number, dataset()
