@@ -30,7 +30,7 @@ stress: $(VENV)/.ready
 	if [ $$code -eq 1 ]; then echo "The run is complete; its verdict is that limits are breached (stresslev exit code 1)."; else exit $$code; fi
 
 test: $(VENV)/.ready
-	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n $(WORKERS) --dist loadscope
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .

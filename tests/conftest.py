@@ -26,17 +26,6 @@ ROOT = Path(__file__).resolve().parent.parent
 _UNCHECKED = "not checked against real data"
 
 
-#: Modules that run random systems of the same structures: in one process they share the compiled programs, which is most of what they cost.
-_RANDOM_SYSTEMS = ("test_twin", "test_conservation", "test_stepping")
-
-
-def pytest_collection_modifyitems(items):
-    """A module's tests stay in one process (`--dist loadgroup`), and so do modules that share compiled programs."""
-    for item in items:
-        module = item.module.__name__.rpartition(".")[2]
-        item.add_marker(pytest.mark.xdist_group("random systems" if module in _RANDOM_SYSTEMS else module))
-
-
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory):
     """Compiled programs of the command line go to a folder of this process: not to the user's, and none is read while another test run writes it."""
@@ -50,12 +39,11 @@ _MOST_MEMORY = 4 * 2**30
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _forget_programs(request):
+def _forget_programs():
     """Compiled programs are never freed by themselves, and a thousand of them do not fit beside those of another process."""
     yield
     statm = Path("/proc/self/statm")
-    shared = request.module.__name__.rpartition(".")[2] in _RANDOM_SYSTEMS
-    if not shared and statm.exists() and int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") > _MOST_MEMORY:
+    if statm.exists() and int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") > _MOST_MEMORY:
         jax.clear_caches()
         gc.collect()
     # what is alive now stays so: the collector need not go through it again and again

@@ -126,7 +126,7 @@ def test_a_profile_is_stepped_in_every_step_of_an_epoch():
     system, together = _profiled(case, mine, own[half])
     populations = (_emptied(case, ~half), together)
     state = initial_state(system, populations, policy=case.policy)
-    active = Active(system, case.policy, all_channels(np.float64), case.path, 50, jnp.asarray(1.0), 1.0)
+    active = Active(system, case.policy, all_channels(np.float64), case.path, 50, jnp.asarray(1.0), (1.0,))
     after, records = active.advance(jax.tree.map(jnp.copy, state), 0, case.path.log_price.shape[0])
     expected, record = _run(case, system, populations)
     assert np.allclose(after.populations[1].taken, expected.populations[1].taken, rtol=1e-12)
