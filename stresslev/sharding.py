@@ -21,14 +21,11 @@ from jax.sharding import PartitionSpec as P
 from stresslev.assemble import links
 from stresslev.engine import batch, simulate
 from stresslev.engine.batch import Rules
-from stresslev.engine.loan_profile import LoanProfile
 from stresslev.engine.loans import Loans
-from stresslev.engine.profile import Profile
+from stresslev.engine.simulate import Population
 from stresslev.engine.step import Record
 from stresslev.engine.types import Accounts, Channels, Owners, Policy, State, System
 from stresslev.engine.types import Path as EnginePath
-
-Population = Accounts | Loans | Profile | LoanProfile
 
 #: Axes of the mesh.
 SCENARIOS, ACCOUNTS = "scenarios", "accounts"
