@@ -163,25 +163,25 @@ def _padded(x, length: int) -> np.ndarray:
 
 
 @partial(jax.jit, static_argnames=("history", "notice"))
-def _first(system: System, policy: Policy, populations, after: Adjoint, *, history: int, notice: int):
+def _first(system: System, policy: Policy, populations, band, after: Adjoint, *, history: int, notice: int):
     """Backwards through the first state: to the floating leaves of system, policy and populations."""
     parts = [split(x) for x in (system, policy, populations)]
 
     def begin(*floats):
         system, policy, populations = (put(new) for (_, put), new in zip(parts, floats, strict=True))
-        return of_state(initial_state(system, populations, policy=policy, mark_history=history, notice=notice))[0]
+        return of_state(initial_state(system, populations, policy=policy, mark_history=history, notice=notice, band=band))[0]
 
     return jax.vjp(begin, *(f for f, _ in parts))[1](after)
 
 
 @partial(jax.jit, static_argnames=("loss", "rounds", "history", "notice", "segment"))
-def _everybody(loss, system, policy, populations, path, channels, *, rounds, history, notice, segment):
+def _everybody(loss, system, policy, populations, path, channels, band, *, rounds, history, notice, segment):
     parts = [split(x) for x in (system, policy, populations, path)]
 
     def run(*floats):
         rules = (put(new) for (_, put), new in zip(parts, floats, strict=True))
         state, record = adjoint.simulate_checkpointed(
-            *rules, max_rounds=rounds, mark_history=history, notice=notice, channels=channels, segment=segment
+            *rules, max_rounds=rounds, mark_history=history, notice=notice, channels=channels, band=band, segment=segment
         )
         return loss(record, state)
 
@@ -200,6 +200,7 @@ def value_and_grad(
     mark_history: int = 1,
     notice: int = 1,
     channels: Channels | None = None,
+    band: float | None = None,
     stepping: str = "active",
     shares: Sequence[float] = SHARES,
     segment: int | None = None,
@@ -218,14 +219,15 @@ def value_and_grad(
     Returns: the value () and its `Derivatives`.
     """
     ways = all_channels(system.reference_price.dtype) if channels is None else channels
+    band = None if band is None else jnp.asarray(band, system.reference_price.dtype)
     if stepping == "all":
         value, found = _everybody(
-            loss, system, policy, populations, path, ways, rounds=max_rounds, history=mark_history, notice=notice, segment=segment
+            loss, system, policy, populations, path, ways, band, rounds=max_rounds, history=mark_history, notice=notice, segment=segment
         )
         return value, _derivatives(system, policy, path, populations, found, 0.0)
     if stepping != "active":
         raise ValueError(f"stepping is {stepping!r}; give 'active' or 'all'")
-    state = initial_state(system, populations, policy=policy, mark_history=mark_history, notice=notice)
+    state = initial_state(system, populations, policy=policy, mark_history=mark_history, notice=notice, band=band)
     tape = _Tape(state, path.log_price.shape[0])
     active = _Taped(system, policy, ways, path, max_rounds, residual_tolerance(state, system), shares, tape=tape)
     # the copy leaves the caller's accounts alive: epochs take over the buffers they are given
@@ -238,7 +240,7 @@ def value_and_grad(
     of_record, after = pull(jnp.ones_like(value))
     del end, of_end, pull
     first, (of_system, of_policy, of_path), apart = active.back(after, tuple(map(np.asarray, of_record)), record.price, max_rounds)
-    more = _first(system, policy, populations, first, history=mark_history, notice=notice)
+    more = _first(system, policy, populations, band, first, history=mark_history, notice=notice)
     of_system, of_policy = ([x + y for x, y in zip(a, b, strict=True)] for a, b in zip((of_system, of_policy), more[:2], strict=True))
     return value, _derivatives(system, policy, path, populations, (of_system, of_policy, more[2], of_path), apart)
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from stresslev.engine import margin, portfolio, requirement, select
+from stresslev.engine import margin, portfolio, requirement, select, smooth
 from stresslev.engine.blocks import add_by_pool, column, once, over_devices, pool_sum
 from stresslev.engine.health import (
     Health,
@@ -130,7 +130,12 @@ def _close(some: Accounts, rules: Rules, under: Array) -> tuple[Health, Array, A
     share = jnp.where(rule == RESTORE, lax.cond(jnp.any(rule == RESTORE), restoring, lambda: one), share)
     share = jnp.where(rule == STEPWISE, lax.cond(jnp.any(rule == STEPWISE), lambda: step_fraction(health.notionals, rules.floor), lambda: one), share)
     share = jnp.where(rule == CLOSE_FACTOR, pools["close_factor"] * one, share)
-    share = jnp.where(health.margin_equity < pools["full_below"] * health.required, one, share)
+    least = pools["full_below"] * health.required
+    if some.smoothing is None:
+        share = jnp.where(health.margin_equity < least, one, share)
+    else:
+        beyond = smooth.above(health.margin_equity - least, health.required) + 1
+        share = share + (1 - share) * (1 - smooth.passed(beyond, some.smoothing.band * one))
     return health, jnp.where(under & ~waits, share, 0), discount, under & waits
 
 
@@ -185,7 +190,20 @@ def _gather(accounts: Accounts, at: Places) -> Accounts:
         appetite=None,
         call_age=None,
         allowed=None,
+        smoothing=smooth.gathered(accounts.smoothing, at),
     )
+
+
+def _part(smoothing: smooth.Smoothing | None, health: Health, waits: Array) -> Array | int:
+    """Share of each account that is under margin and taken up: of whoever is, all of it where thresholds are not smoothed."""
+    if smoothing is None:
+        return 1
+    return jnp.where(waits, 0, smooth.hit(smoothing, smooth.above(health.margin_equity, health.required)))
+
+
+def _granted(share: Array, part: Array | int, granted: Array, smoothing: smooth.Smoothing | None) -> tuple[Array, Array | int]:
+    """Share closed and part of the account it is about, when only so much of the demand is granted: of a part under margin as much is served whole."""
+    return (share * granted, part) if smoothing is None else (share, part * granted)
 
 
 def _share_of(share: Array, grant: Array | None, some: Accounts, at: Places) -> Array:
@@ -193,8 +211,21 @@ def _share_of(share: Array, grant: Array | None, some: Accounts, at: Places) -> 
 
 
 def find_under(accounts: Accounts, system: System, multiplier: Array, prices: Prices) -> Array:
-    """(nb, B) bool who is under margin."""
-    return once(lambda: assess(accounts, rules_for(accounts, system, multiplier, prices)).under, accounts.block_pool[0])
+    """(nb, B) bool who is under margin; where thresholds are smoothed, of whom some part is."""
+
+    def found():
+        health = assess(smooth.whole(accounts), rules_for(accounts, system, multiplier, prices))
+        if accounts.smoothing is None:
+            return health.under
+        return smooth.hit(accounts.smoothing, smooth.above(health.margin_equity, health.required)) > 0
+
+    return once(found, accounts.block_pool[0])
+
+
+def above(accounts: Accounts, system: System, multiplier: Array, prices: Prices) -> Array:
+    """(nb, B) equity over maintenance margin, less one."""
+    health = assess(accounts, rules_for(accounts, system, multiplier, prices))
+    return smooth.above(health.margin_equity, health.required)
 
 
 def demand(accounts: Accounts, system: System, multiplier: Array, prices: Prices, grant: Array | None = None, under: Array | None = None) -> Demand:
@@ -215,19 +246,20 @@ def demand(accounts: Accounts, system: System, multiplier: Array, prices: Prices
 
     def body(at, carry):
         notional, longs, shorts, coins, waiting = carry
-        some = _gather(accounts, at)
+        some = smooth.whole(_gather(accounts, at))
         rules = rules_for(some, system, multiplier, prices)
         health, share, _, waits = _close(some, rules, take(under, at, False))
+        part = _part(some.smoothing, health, waits)
         if grant is not None:
-            share = share * take(grant, at, 0)
+            share, part = _granted(share, part, take(grant, at, 0), some.smoothing)
         left, _ = _coins_kept(some, rules, share)
         sold = tuple(k - z for k, z in zip(some.collateral, left, strict=True))
 
         def add(totals, values):
-            return tuple(add_by_pool(t, x, some.block_pool) for t, x in zip(totals, values, strict=True))
+            return tuple(add_by_pool(t, part * x, some.block_pool) for t, x in zip(totals, values, strict=True))
 
         return (
-            add_by_pool(notional, share * sum(health.notionals[1:], health.notionals[0]), some.block_pool),
+            add_by_pool(notional, part * (share * sum(health.notionals[1:], health.notionals[0])), some.block_pool),
             add(longs, [share * jnp.maximum(q, 0) for q in some.quantity]),
             add(shorts, [share * jnp.maximum(-q, 0) for q in some.quantity]),
             add(coins, sold),
@@ -259,8 +291,8 @@ def ration(accounts: Accounts, system: System, multiplier: Array, prices: Prices
     Worst health first, or whoever has been under margin longest first; ties in order of slot. Pools that ration pro rata give everybody `share` (V,).
     """
     rules = rules_for(accounts, system, multiplier, prices)
-    health, wanted, _, _ = _close(accounts, rules, asked.under)
-    amount = wanted * sum(health.notionals[1:], health.notionals[0])
+    health, wanted, _, waits = _close(smooth.whole(accounts), rules, asked.under)
+    amount = _part(accounts.smoothing, health, waits) * (wanted * sum(health.notionals[1:], health.notionals[0]))
     key = -health.margin_equity / jnp.where(health.required > 0, health.required, jnp.ones_like(health.required))
     order = system.queue[accounts.block_pool]
     if accounts.age is not None:
@@ -301,10 +333,10 @@ def bankrupt(
 
     def body(at, carry):
         deficit, groups = carry
-        some = _gather(accounts, at)
+        some = smooth.whole(_gather(accounts, at))
         rules = rules_for(some, system, multiplier, prices)
-        health, wanted, _, _ = _close(some, rules, take(asked.under, at, False))
-        closed = wanted * _share_of(share, grant, some, at)
+        health, wanted, _, waits = _close(some, rules, take(asked.under, at, False))
+        closed = _part(some.smoothing, health, waits) * (wanted * _share_of(share, grant, some, at))
         fill_gain = of_contracts(some, gain)
         left = _left_at(some, of_coins(some, displaced), fill_gain)
         closed = jnp.where(left < 0, closed, 0)
@@ -353,10 +385,11 @@ def settle(accounts: Accounts, system: System, multiplier: Array, prices: Prices
 
     def body(at, carry):
         accounts, done = carry
-        some = _gather(accounts, at)
+        gathered = _gather(accounts, at)
+        some = smooth.whole(gathered)
         rules = rules_for(some, system, multiplier, prices)
-        health, wanted, discount, _ = _close(some, rules, take(asked.under, at, False))
-        share = wanted * _share_of(fills.share, fills.grant, some, at)
+        health, wanted, discount, waits = _close(some, rules, take(asked.under, at, False))
+        share, part_hit = _granted(wanted, _part(some.smoothing, health, waits), _share_of(fills.share, fills.grant, some, at), some.smoothing)
         kept = tuple((1 - share) * q for q in some.quantity)
         coins, all_sold = _coins_kept(some, rules, share)
         sold = tuple(k - z for k, z in zip(some.collateral, coins, strict=True))
@@ -383,28 +416,34 @@ def settle(accounts: Accounts, system: System, multiplier: Array, prices: Prices
         paid = jnp.where(due == 0, 0, jnp.minimum(due, jnp.maximum(equity_after, 0)))
         part = jnp.where(due > 0, paid / jnp.where(due > 0, due, jnp.ones_like(due)), 0)
         cash = cash - paid
-        hit = some.liquidated | (traded > 0)
+        hit = some.liquidated | (part_hit * traded > 0)
         fund_fee, taker_fee, liquidator_fee, lost, newly, cash_change, quantity_change, coins_change = done
 
         def add(total, values):
-            return add_by_pool(total, values, some.block_pool)
+            return add_by_pool(total, part_hit * values, some.block_pool)
 
         done = (
             add(fund_fee, part * to_fund),
             add(taker_fee, part * taker),
             add(liquidator_fee, part * jnp.maximum(liquidator, 0)),
             add(lost, deficit),
-            add(newly, hit & ~some.liquidated),
+            add_by_pool(newly, hit & ~some.liquidated, some.block_pool),
             add(cash_change, cash - old),
             tuple(add(t, k - q) for t, k, q in zip(quantity_change, kept, some.quantity, strict=True)),
             tuple(add(t, -s) for t, s in zip(coins_change, sold, strict=True)),
         )
+        after = some.with_holdings((cash, *kept, *coins))
+        if some.smoothing is not None:
+
+            def above(p):
+                health = assess(p, rules)
+                return smooth.above(health.margin_equity, health.required)
+
+            after = smooth.parted(gathered, some, after, part_hit, above)
         accounts = replace(
-            accounts,
-            equity_at_reference=put(accounts.equity_at_reference, at, cash),
-            quantity=tuple(put(x, at, k) for x, k in zip(accounts.quantity, kept, strict=True)),
+            accounts.with_holdings(tuple(put(x, at, k) for x, k in zip(accounts.holdings, after.holdings, strict=True))),
             liquidated=put(accounts.liquidated, at, hit),
-            collateral=tuple(put(x, at, k) for x, k in zip(accounts.collateral, coins, strict=True)),
+            smoothing=smooth.scattered(accounts.smoothing, after.smoothing, at),
         )
         return accounts, done
 

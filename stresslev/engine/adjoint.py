@@ -112,10 +112,11 @@ def simulate_checkpointed(
     mark_history: int = 1,
     notice: int = 1,
     channels: Channels | None = None,
+    band: Array | None = None,
     segment: int | None = None,
 ) -> tuple[State, Record]:
     """`simulate.simulate` for reverse mode; see `advance_checkpointed`. Not compiled by itself."""
-    state = initial_state(system, populations, policy=policy, mark_history=mark_history, notice=notice)
+    state = initial_state(system, populations, policy=policy, mark_history=mark_history, notice=notice, band=band)
     ways = all_channels(system.reference_price.dtype) if channels is None else channels
     return advance_checkpointed(state, system, policy, ways, path, max_rounds, residual_tolerance(state, system), segment=segment)
 

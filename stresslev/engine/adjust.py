@@ -17,6 +17,7 @@ from stresslev.engine.leverage.resize import Resized, resize
 from stresslev.engine.leverage.transition import Asked, Plan
 from stresslev.engine.prices import common_log_price, prices
 from stresslev.engine.round import Flows, add, no_flows, pool_cash, pool_coins
+from stresslev.engine.smooth import followed
 from stresslev.engine.span import wake
 from stresslev.engine.types import Accounts, Channels, Ledger, Policy, State, System
 
@@ -154,7 +155,8 @@ def adjust(
     flows = replace(flows, trader_usd=bought * (system.reference_price[None, :] + fill))
     if borne is not None:
         flows = replace(flows, deficit=deficit, fund_draw=borne.fund_draw, socialised=borne.socialised, shared_in=borne.shared_in)
-    return replace(state_after, ledger=ledger), flows, reached
+    state_after = replace(state_after, ledger=ledger, populations=followed(state.populations, state_after.populations))
+    return state_after, flows, reached
 
 
 def _flows(before: Ledger, after: Ledger, system: System, seen: Prices, wants: Asked, cash: Array, quantity: Array, coins: Array) -> Flows:

@@ -68,6 +68,12 @@ def balance(population: Loans, terms: Terms, mark: Array) -> tuple[Array, Array]
     return loans.balance(population, t.threshold, t.supply_index, t.borrow_index, _narrow(population, mark))
 
 
+def above(population: Loans, terms: Terms, mark: Array) -> Array:
+    """`loans.above` at (V, A) marks."""
+    t = _narrow(population, terms)
+    return loans.above(population, t.threshold, t.supply_index, t.borrow_index, _narrow(population, mark))
+
+
 def negative_equity(population: Loans, terms: Terms, mark: Array) -> Array:
     """`loans.negative_equity` at (V, A) prices."""
     t = _narrow(population, terms)

@@ -13,8 +13,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from stresslev.engine import smooth
 from stresslev.engine.blocks import add_by_pool, column, once, over_devices, pool_sum
 from stresslev.engine.places import Places, Ranks, over_batches, put, ranks, take
+from stresslev.engine.smooth import Smoothing
 
 #: Roundings by which what a liquidator receives may fall short of what he requires and still be enough.
 EVEN = 64
@@ -35,8 +37,20 @@ class Loans:
     age: Array  # (nb, B) int32 consecutive steps that began under margin, the present one included
     block_pool: Array  # (nb,) int32
     assets: tuple[int, ...] | None = field(default=None, metadata={"static": True})  # of `supply` and `debt` in the system; None: all, in order
+    smoothing: Smoothing | None = None  # of liquidation thresholds, for derivatives; None: the rules as they are
     axis: str | None = field(default=None, metadata={"static": True})  # of the mesh, over which the blocks are dealt out; None: one device
     reverse: bool = field(default=False, metadata={"static": True})  # reverse mode is to go through: see `adjoint`
+
+    @property
+    def holdings(self) -> tuple[Array, ...]:
+        """Cash, units supplied and units owed, each (nb, B)."""
+        return (self.cash, *self.supply, *self.debt)
+
+    def with_holdings(self, arrays: tuple[Array, ...]) -> "Loans":
+        """The same accounts with other `holdings`."""
+        cash, *rest = arrays
+        held = len(self.supply)
+        return replace(self, cash=cash, supply=tuple(rest[:held]), debt=tuple(rest[held:]))
 
 
 @jax.tree_util.register_dataclass
@@ -188,12 +202,28 @@ def totals(loans: Loans, pools: int) -> tuple[Array, Array, Array]:
     return over_devices((*units, by_pool(loans.cash)), loans.axis)
 
 
+def above(loans: Loans, threshold: Array, supply_index: Array, borrow_index: Array, mark: Array) -> Array:
+    """(nb, B) equity over maintenance margin less one, the margin of a loan being what its threshold leaves of its collateral. Args: all (V, A)."""
+    weighted, debt = balance(loans, threshold, supply_index, borrow_index, mark)
+    collateral, _ = balance(loans, jnp.ones_like(mark), supply_index, borrow_index, mark)
+    return smooth.above(collateral - debt, collateral - weighted)
+
+
 def _triggered(loans: Loans, threshold: Array, supply_index: Array, borrow_index: Array, mark: Array) -> Array:
     def found():
+        if loans.smoothing is not None:
+            return smooth.hit(loans.smoothing, above(smooth.whole(loans), threshold, supply_index, borrow_index, mark)) > 0
         weighted, debt = balance(loans, threshold, supply_index, borrow_index, mark)
         return ~(weighted >= debt)  # a NaN triggers, and shows in the sums
 
     return once(found, loans.block_pool[0])
+
+
+def _part(some: Loans, threshold: Array, supply_index: Array, borrow_index: Array, mark: Array) -> Array:
+    """(blocks, B) share of gathered accounts that is triggered: one where thresholds are not smoothed, of whoever is triggered at all."""
+    if some.smoothing is None:
+        return jnp.ones_like(some.cash)
+    return smooth.hit(some.smoothing, above(smooth.whole(some), threshold, supply_index, borrow_index, mark))
 
 
 def begin_step(loans: Loans, threshold: Array, supply_index: Array, borrow_index: Array, mark: Array) -> Loans:
@@ -212,6 +242,7 @@ def _gather(loans: Loans, at: Places) -> Loans:
         liquidated=take(loans.liquidated, at, False),
         age=take(loans.age, at, 0),
         block_pool=at.pool,
+        smoothing=smooth.gathered(loans.smoothing, at),
     )
 
 
@@ -361,9 +392,10 @@ def demand(loans: Loans, rules: LendingRules, threshold: Array, supply_index: Ar
     def body(at, carry):
         notional, sold, bought, waiting = carry
         some = _gather(loans, at)
-        plan, terms = _assess(some, rules, threshold, supply_index, borrow_index, mark, venue, take(below, at, False))
+        part = _part(some, threshold, supply_index, borrow_index, mark)
+        plan, terms = _assess(smooth.whole(some), rules, threshold, supply_index, borrow_index, mark, venue, take(below, at, False))
         acts = _acts(plan, terms)
-        asks = (plan.triggered & acts).astype(mark.dtype)
+        asks = jnp.where(plan.triggered & acts, part, 0)
         share, _ = _repaid(plan, terms.pool, terms.mark)
         seized = plan.seize * plan.supply
         wanted = asks * (_worth(plan.set_off + seized, terms.mark) + plan.seize_cash * plan.cash)
@@ -389,10 +421,10 @@ def demand(loans: Loans, rules: LendingRules, threshold: Array, supply_index: Ar
     )
 
 
-def _carry_out(some: Loans, plan: _Plan, terms: _Terms, borrow_index: Array, share: Array, fill: Array, done: LoanSettlement):
+def _carry_out(some: Loans, plan: _Plan, terms: _Terms, borrow_index: Array, share: Array, fill: Array, part: Array, done: LoanSettlement):
     """The plans of gathered accounts, done: accounts after, and what was done added to `done`.
 
-    Args: `borrow_index` and `fill` (A, blocks, 1); `share` (blocks, 1) of what is asked is granted.
+    Args: `borrow_index` and `fill` (A, blocks, 1); `share` (blocks, 1) of what is asked is granted; `part` (blocks, B) of each account it is about.
     """
     asks = plan.triggered & _acts(plan, terms)
     granted = jnp.where(asks, share, jnp.zeros_like(plan.cash))
@@ -415,10 +447,10 @@ def _carry_out(some: Loans, plan: _Plan, terms: _Terms, borrow_index: Array, sha
     by_liquidator = jnp.where(terms.pool.market_execution, jnp.zeros_like(granted), granted)
 
     def add(total, values):
-        return add_by_pool(total, values, some.block_pool)
+        return add_by_pool(total, part * values, some.block_pool)
 
     def add_assets(total, values):
-        return _add_assets(total, values, some.block_pool)
+        return _add_assets(total, part[None] * values, some.block_pool)
 
     done = LoanSettlement(
         seized=add_assets(done.seized, seized),
@@ -433,7 +465,7 @@ def _carry_out(some: Loans, plan: _Plan, terms: _Terms, borrow_index: Array, sha
         cash_change=add(done.cash_change, cash - some.cash),
         supply_change=add_assets(done.supply_change, supply - before[0]),
         debt_change=add_assets(done.debt_change, debt - before[1]),
-        newly_liquidated=add(done.newly_liquidated, moved & ~some.liquidated),
+        newly_liquidated=add_by_pool(done.newly_liquidated, moved & (part > 0) & ~some.liquidated, some.block_pool),
     )
     return replace(some, supply=tuple(supply), debt=tuple(debt), cash=cash, liquidated=some.liquidated | moved), done
 
@@ -479,15 +511,20 @@ def settle(
     def body(at, carry):
         loans, done = carry
         some = _gather(loans, at)
-        plan, terms = _assess(some, rules, threshold, supply_index, borrow_index, mark, venue, take(asked.under, at, False))
+        begun, granted, part = smooth.whole(some), column(share[some.block_pool]), jnp.ones_like(some.cash)
+        plan, terms = _assess(begun, rules, threshold, supply_index, borrow_index, mark, venue, take(asked.under, at, False))
         index, price = _of_blocks(borrow_index, some.block_pool), _of_blocks(fill, some.block_pool)
-        after, done = _carry_out(some, plan, terms, index, column(share[some.block_pool]), price, done)
+        if some.smoothing is not None:
+            # of the part that is triggered as much is carried out whole as is granted; where nobody acts, nothing
+            part = jnp.where(plan.triggered & _acts(plan, terms), granted * _part(some, threshold, supply_index, borrow_index, mark), 0)
+            granted = jnp.ones_like(granted)
+        after, done = _carry_out(begun, plan, terms, index, granted, price, part, done)
+        if some.smoothing is not None:
+            after = smooth.parted(some, begun, after, part, lambda p: above(p, threshold, supply_index, borrow_index, mark))
         loans = replace(
-            loans,
-            supply=tuple(put(x, at, k) for x, k in zip(loans.supply, after.supply, strict=True)),
-            debt=tuple(put(x, at, k) for x, k in zip(loans.debt, after.debt, strict=True)),
-            cash=put(loans.cash, at, after.cash),
+            loans.with_holdings(tuple(put(x, at, k) for x, k in zip(loans.holdings, after.holdings, strict=True))),
             liquidated=put(loans.liquidated, at, after.liquidated),
+            smoothing=smooth.scattered(loans.smoothing, after.smoothing, at),
         )
         return loans, done
 

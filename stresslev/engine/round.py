@@ -16,6 +16,7 @@ from stresslev.engine.loan_profile import LoanProfile, LoanProfileDemand
 from stresslev.engine.loans import LoanDemand, Loans, LoanSettlement
 from stresslev.engine.prices import prices
 from stresslev.engine.profile import Profile, ProfileDemand
+from stresslev.engine.smooth import followed
 from stresslev.engine.span import note, wake
 from stresslev.engine.types import ADL, Accounts, Channels, Ledger, State, System
 from stresslev.engine.waterfall import Borne, WrittenOff
@@ -290,7 +291,7 @@ def round_of_liquidation(state: State, system: System, channels: Channels, condi
     moved = wake(moved, waterfall.reaches_accounts(system, deficit))
     ledger, populations, borne = waterfall.settle(ledger, populations, system, deficit, written, after)
     flows = _flows(state.ledger, ledger, system, asked, closing, done, deficit, borne, plan, winning, fill, seen.venue, terms)
-    new_state = replace(moved, populations=populations, ledger=ledger)
+    new_state = replace(moved, populations=followed(done.populations, populations), ledger=ledger)
     return new_state, flows, replace(reached, capacity=asked.capacity), asked.short
 
 

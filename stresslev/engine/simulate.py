@@ -8,16 +8,18 @@ import jax.numpy as jnp
 from jax import Array
 
 from stresslev.engine import accounts as perps
-from stresslev.engine import cover, funding, lenders, loan_profile, marks, profile, rates, traders, venues
+from stresslev.engine import cover, funding, lenders, loan_profile, marks, profile, rates, smooth, traders, venues
 from stresslev.engine import market as markets
 from stresslev.engine.batch import Rules, run
+from stresslev.engine.health import Prices
 from stresslev.engine.leverage import adapt, caps
 from stresslev.engine.leverage.caps import CapState
 from stresslev.engine.leverage.in_force import fixed_terms
 from stresslev.engine.loan_profile import LoanProfile
 from stresslev.engine.loans import Loans
 from stresslev.engine.profile import Profile
-from stresslev.engine.step import Record, open_interest
+from stresslev.engine.round import lending_terms
+from stresslev.engine.step import Record, liquidation_thresholds, open_interest, requirement_multiplier
 from stresslev.engine.types import Accounts, Channels, Ledger, LendingLedger, Path, Policy, State, System
 
 Population = Accounts | Loans | Profile | LoanProfile
@@ -43,12 +45,19 @@ def _prepared(population: Population, policy: Policy | None) -> Population:
 
 
 def initial_state(
-    system: System, populations: tuple[Population, ...], *, policy: Policy | None = None, mark_history: int = 1, notice: int = 1
+    system: System,
+    populations: tuple[Population, ...],
+    *,
+    policy: Policy | None = None,
+    mark_history: int = 1,
+    notice: int = 1,
+    band: Array | None = None,
 ) -> State:
     """The state before the first step: makers hold the customers' net position, so every book closes.
 
     Args: `policy`, when it has caps. Static: `mark_history`, steps of prices that marks with a delay or an average look back on; `notice`, steps of
-    announcements that caps look back on (the longest notice plus one).
+    announcements that caps look back on (the longest notice plus one). `band` () half width, in health, over which liquidation thresholds are
+    smoothed (`smooth`), given a policy; None: the rules as they are.
     """
     if policy is not None:
         system = fixed_terms(system, policy)
@@ -102,7 +111,25 @@ def initial_state(
         funding_rate=None if system.funding is None else none,
         traders=held,
     )
-    return state if policy is None or policy.caps is None else replace(state, leverage=_first_caps(state, system, policy, notice))
+    if policy is not None and policy.caps is not None:
+        state = replace(state, leverage=_first_caps(state, system, policy, notice))
+    return state if band is None else _smoothed(state, system, policy, band)
+
+
+def _smoothed(state: State, system: System, policy: Policy, band: Array) -> State:
+    """The state with thresholds smoothed from where every account stands at the reference prices. A liquidation profile is smooth by itself."""
+    multiplier, threshold = requirement_multiplier(state, system, policy), liquidation_thresholds(state, system, policy)
+    none = jnp.zeros_like(multiplier)
+    at = jnp.broadcast_to(system.reference_price[None, :], none.shape)
+    seen = Prices(mark=at, mark_displaced=none, venue=at, venue_displaced=none, funding=none)
+    populations = []
+    for p in state.populations:
+        if isinstance(p, Loans):
+            p = smooth.begun(p, lenders.above(p, lending_terms(state, threshold), at), band)
+        elif isinstance(p, Accounts):
+            p = smooth.begun(p, perps.above(p, system, multiplier, seen), band)
+        populations.append(p)
+    return replace(state, populations=tuple(populations))
 
 
 def _first_caps(state: State, system: System, policy: Policy, notice: int) -> CapState:

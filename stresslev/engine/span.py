@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from stresslev.engine import smooth
 from stresslev.engine.blocks import column, once
 from stresslev.engine.health import Prices, assess, columns, contract_gain, of_coins, of_contracts, rules_for
 from stresslev.engine.lenders import Terms
@@ -82,21 +83,30 @@ def asleep(accounts: Accounts, system: System, policy: Policy, span: Span) -> Ar
         mark=span.high, mark_displaced=span.high - reference, venue=span.high, venue_displaced=span.high - reference, funding=span.funding_low
     )
     rules = rules_for(accounts, system, span.multiplier, worst)
-    below = of_contracts(accounts, contract_gain(system, span.low - reference, span.funding_high))
-    equity = accounts.equity_at_reference
-    for q, high, low in zip(accounts.quantity, rules.gain, below, strict=True):
-        equity = equity + jnp.where(q > 0, q * low, q * high)
-    if accounts.collateral:
-        lower = of_coins(accounts, span.low)
-        lower_displaced = of_coins(accounts, span.low - reference)
-        for k, h, p, d, up in zip(accounts.collateral, rules.haircut, lower, lower_displaced, rules.coin_displaced, strict=True):
-            equity = equity + jnp.where(k > 0, k * d - h * k * p, k * up)
-    health = assess(_at_most(accounts, rules, of_contracts(accounts, span.low)), rules)
-    guard = _GUARD * jnp.finfo(equity.dtype).eps * _scale(accounts, rules.unit, rules.coin_mark)
-    safe = equity >= health.required + guard
+    low = of_contracts(accounts, span.low)
+    gain = tuple(zip(rules.gain, of_contracts(accounts, contract_gain(system, span.low - reference, span.funding_high)), strict=True))
+    of_coin = (rules.haircut, of_coins(accounts, span.low), of_coins(accounts, span.low - reference), rules.coin_displaced)
+
+    def least_equity(accounts: Accounts) -> Array:
+        equity = accounts.equity_at_reference
+        for q, (high, below) in zip(accounts.quantity, gain, strict=True):
+            equity = equity + jnp.where(q > 0, q * below, q * high)
+        if accounts.collateral:
+            for k, h, p, d, up in zip(accounts.collateral, *of_coin, strict=True):
+                equity = equity + jnp.where(k > 0, k * d - h * k * p, k * up)
+        return equity
+
+    # thresholds that are smoothed are those of accounts that nothing has happened to
+    begun = smooth.whole(accounts)
+    equity, health = least_equity(begun), assess(_at_most(begun, rules, low), rules)
+    guard = _GUARD * jnp.finfo(equity.dtype).eps * _scale(begun, rules.unit, rules.coin_mark)
+    required = health.required if accounts.smoothing is None else (1 + accounts.smoothing.band) * health.required
+    safe = equity >= required + guard
     if accounts.age is not None:
         safe &= accounts.age == 0
     if policy.transition is not None:
+        if accounts.smoothing is not None:
+            equity, health = least_equity(accounts), assess(_at_most(accounts, rules, low), rules)
         cap, base = of_contracts(accounts, span.cap), of_contracts(accounts, policy.caps.base)
         level = call_level(health.notionals, cap, base, accounts.allowed, health.required)
         least = column(jnp.minimum(policy.transition.warn, 1)[accounts.block_pool])
@@ -117,6 +127,10 @@ def asleep_loans(loans: Loans, span: Span) -> Array:
     held = tuple(range(len(loans.supply))) if loans.assets is None else loans.assets
     counted, owed = columns(span.threshold * span.supply_index, loans.block_pool, held), columns(span.borrow_index, loans.block_pool, held)
     low, high = columns(span.low, loans.block_pool, held), columns(span.high, loans.block_pool, held)
+    if loans.smoothing is not None:
+        # below a threshold raised by the band: the whole account in good health as long as equity is at least (1 + band) times the margin
+        loans, band = smooth.whole(loans), loans.smoothing.band
+        counted = tuple(c - band * (i - c) for c, i in zip(counted, columns(span.supply_index, loans.block_pool, held), strict=True))
     excess, scale = loans.cash, jnp.abs(loans.cash)
     for s, d, c, o, down, up in zip(loans.supply, loans.debt, counted, owed, low, high, strict=True):
         net = s * c - d * o

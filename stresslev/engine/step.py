@@ -19,6 +19,7 @@ from stresslev.engine.loans import Loans
 from stresslev.engine.prices import Seen, common_log_price, mark_log_price, prices, venue_log_price
 from stresslev.engine.profile import Profile
 from stresslev.engine.round import Flows, add, lending_terms, no_flows, round_of_liquidation
+from stresslev.engine.smooth import followed
 from stresslev.engine.span import note, wake
 from stresslev.engine.types import Channels, Path, Policy, State, System
 
@@ -273,7 +274,7 @@ def step(
         called, margin_calls = owners.call_margin(
             state.populations, system, conditions.multiplier, prices(state, system, conditions.seen), terms, channels.owners
         )
-        state = replace(state, populations=called)
+        state = replace(state, populations=followed(state.populations, called))
     adjusted = no_flows(system)
     if policy.transition is not None or system.traders is not None:
         state, adjusted, flow = adjust(state, system, policy, channels, conditions, flow, outage)

@@ -3,7 +3,7 @@
 A mechanism that a system does not have is `None` (or an empty tuple) here: the structure is static, so it costs nothing.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import jax
@@ -20,6 +20,7 @@ from stresslev.engine.portfolio import PortfolioMargin
 from stresslev.engine.rates import RateRules, RateState
 from stresslev.engine.requirement import SizeScale
 from stresslev.engine.runs import RunRules
+from stresslev.engine.smooth import Smoothing
 from stresslev.engine.venues import VenueRules, VenueState
 
 if TYPE_CHECKING:  # these modules work on accounts, and import this one
@@ -232,8 +233,20 @@ class Accounts:
     portfolio_margin: bool = field(default=False, metadata={"static": True})  # requirement by `System.portfolio`, not by tiers
     contracts: tuple[int, ...] | None = field(default=None, metadata={"static": True})  # assets of `quantity`; None: all, in order
     coins: tuple[int, ...] | None = field(default=None, metadata={"static": True})  # assets of `collateral`; None: all, in order
+    smoothing: Smoothing | None = None  # of liquidation thresholds, for derivatives; None: the rules as they are
     axis: str | None = field(default=None, metadata={"static": True})  # of the mesh, over which the blocks are dealt out; None: one device
     reverse: bool = field(default=False, metadata={"static": True})  # reverse mode is to go through: see `adjoint`
+
+    @property
+    def holdings(self) -> tuple[Array, ...]:
+        """Cash, contracts and posted coins, each (nb, B)."""
+        return (self.equity_at_reference, *self.quantity, *self.collateral)
+
+    def with_holdings(self, arrays: tuple[Array, ...]) -> "Accounts":
+        """The same accounts with other `holdings`."""
+        cash, *rest = arrays
+        held = len(self.quantity)
+        return replace(self, equity_at_reference=cash, quantity=tuple(rest[:held]), collateral=tuple(rest[held:]))
 
     @property
     def contract_assets(self) -> tuple[int, ...]:
