@@ -12,7 +12,8 @@ import pytest
 from stresslev.book.files import COLUMNS
 from stresslev.errors import InputError
 from stresslev.importers import aave, crvusd, crvusd_system, quotes
-from stresslev.importers.system_file import ALIASES, FIGURES, Inline, asset_names, toml_text
+from stresslev.importers.system_file import ALIASES, FIGURES, asset_names
+from stresslev.toml import Inline, toml_text
 
 HEADER = (
     "market,date,symbol,ltv,liq_threshold,liq_bonus,liq_protocol_fee,reserve_factor,supply_cap,borrow_cap,debt_ceiling,borrowing,collateral,frozen,"

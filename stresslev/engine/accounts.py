@@ -202,7 +202,7 @@ def _part(smoothing: smooth.Smoothing | None, health: Health, waits: Array) -> A
 
 
 def _granted(share: Array, part: Array | int, granted: Array, smoothing: smooth.Smoothing | None) -> tuple[Array, Array | int]:
-    """Share closed and part of the account it is about, when only so much of the demand is granted: of a part under margin as much is served whole."""
+    """Share closed and part of the account it is about, when so much of the demand is granted: of a part under margin as much is served whole."""
     return (share * granted, part) if smoothing is None else (share, part * granted)
 
 

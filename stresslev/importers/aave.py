@@ -20,16 +20,15 @@ from stresslev.importers.system_file import (
     FOLLOWS,
     IMMEDIATE,
     ROOTS,
-    Inline,
     asset_names,
     asset_of,
     check_names,
     checked,
     exogenous,
     figure,
-    toml_text,
 )
 from stresslev.tables import read_table
+from stresslev.toml import Inline, toml_text
 
 _TEXT = ("market", "date", "symbol")
 _FLAGS = ("borrowing", "collateral", "frozen")

@@ -23,7 +23,8 @@ from stresslev.importers.crvusd import (
     day_prices,
     pick,
 )
-from stresslev.importers.system_file import AT_PAR, FIGURES, FOLLOWS, IMMEDIATE, Inline, check_names, checked, exogenous, figure, toml_text
+from stresslev.importers.system_file import AT_PAR, FIGURES, FOLLOWS, IMMEDIATE, check_names, checked, exogenous, figure
+from stresslev.toml import Inline, toml_text
 
 
 def _reserve(states: States, rows: np.ndarray) -> dict:

@@ -1,6 +1,5 @@
 """A system as TOML text, and the market figures that protocols do not publish."""
 
-import json
 import math
 import re
 import tomllib
@@ -11,6 +10,7 @@ from pathlib import Path
 from stresslev.config.load import validate
 from stresslev.config.spec import SystemSpec
 from stresslev.errors import InputError, Problem, did_you_mean, shorten
+from stresslev.toml import Inline
 from stresslev.write import atomically
 
 
@@ -115,38 +115,6 @@ IMMEDIATE = (
 
 #: What it supposes about dollar tokens.
 AT_PAR = "The depth of dollar tokens does not fall when their price moves, since they are minted and redeemed at par: assumed."
-
-
-class Inline(dict):
-    """A table to be written on one line."""
-
-
-def _key(name: str) -> str:
-    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name)
-
-
-def _value(value) -> str:
-    if isinstance(value, Inline):
-        return "{ " + ", ".join(f"{_key(k)} = {_value(v)}" for k, v in value.items()) + " }"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, list):
-        return "[\n" + "".join(f"  {_value(v)},\n" for v in value) + "]"
-    if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    return repr(float(value)) if isinstance(value, float) else repr(value)
-
-
-def toml_text(data: Mapping, path: tuple[str, ...] = ()) -> str:
-    """Nested tables as TOML; what is no table comes first, as TOML wants it."""
-    plain = {k: v for k, v in data.items() if isinstance(v, Inline) or not isinstance(v, Mapping)}
-    lines = [f"[{'.'.join(map(_key, path))}]"] if path and plain else []
-    lines += [f"{_key(k)} = {_value(v)}" for k, v in plain.items()]
-    text = "\n".join(lines) + "\n" if lines else ""
-    for key, table in data.items():
-        if key not in plain:
-            text += ("\n" if text else "") + toml_text(table, (*path, key))
-    return text
 
 
 def checked(text: str, file: str | Path) -> str:
