@@ -22,6 +22,7 @@ from rich.table import Table
 import stresslev
 from stresslev.cli_import import import_app
 from stresslev.cli_score import score_command
+from stresslev.cli_tune import gradcheck_command
 from stresslev.errors import InputError, NumericalFailure
 from stresslev.processes import WORD as WORKER
 from stresslev.processes import leave_word
@@ -381,6 +382,7 @@ def book_show(
 
 
 app.command("score")(score_command)
+app.command("gradcheck")(gradcheck_command)
 
 
 @app.command("doctor")

@@ -1,8 +1,4 @@
-"""Derivatives of a whole run, backwards: what a number made of its results owes to policy, system, path and accounts.
-
-The derivative is pathwise: who is liquidated when is held fixed, and what a parameter does by making others liquidated is missing. It is therefore
-**not** offered for tuning (docs/model.md, section 18); it is the machinery that an estimator with that term needs.
-"""
+"""Derivatives of a whole run, backwards: what numbers made of its results owe to policy, system, path and accounts."""
 
 import copy
 import dataclasses
@@ -13,6 +9,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import Partial
 
 from stresslev.engine import adjoint
 from stresslev.engine.adjoint import Adjoint, Leg, of_state, split
@@ -24,7 +21,7 @@ from stresslev.engine.step import Record
 from stresslev.engine.types import Accounts, Channels, Path, Policy, State, System
 from stresslev.stepping import SHARES, Active
 
-#: A number made of the record of every step (leading axis T) and the final state.
+#: Numbers, of any shape, made of the record of every step (leading axis T) and the final state.
 Loss = Callable[[Record, State], jax.Array]
 
 
@@ -174,8 +171,8 @@ def _first(system: System, policy: Policy, populations, band, after: Adjoint, *,
     return jax.vjp(begin, *(f for f, _ in parts))[1](after)
 
 
-@partial(jax.jit, static_argnames=("loss", "rounds", "history", "notice", "segment"))
-def _everybody(loss, system, policy, populations, path, channels, band, *, rounds, history, notice, segment):
+@partial(jax.jit, static_argnames=("rounds", "history", "notice", "segment"))
+def _everybody(loss: Partial, weights, system, policy, populations, path, channels, band, *, rounds, history, notice, segment):
     parts = [split(x) for x in (system, policy, populations, path)]
 
     def run(*floats):
@@ -186,7 +183,11 @@ def _everybody(loss, system, policy, populations, path, channels, band, *, round
         return loss(record, state)
 
     value, pull = jax.vjp(run, *(f for f, _ in parts))
-    return value, pull(jnp.ones_like(value))
+    return value, pull(_weighted(value, weights))
+
+
+def _weighted(value: jax.Array, weights: jax.Array | None) -> jax.Array:
+    return jnp.ones_like(value) if weights is None else jnp.broadcast_to(weights, value.shape).astype(value.dtype)
 
 
 def value_and_grad(
@@ -200,29 +201,38 @@ def value_and_grad(
     mark_history: int = 1,
     notice: int = 1,
     channels: Channels | None = None,
+    weights: jax.Array | None = None,
     band: float | None = None,
     stepping: str = "active",
     shares: Sequence[float] = SHARES,
     segment: int | None = None,
 ) -> tuple[jax.Array, Derivatives]:
-    """A number made of a run, and its pathwise derivatives with respect to all that the run was made of; by reverse mode, in one run there and back.
+    """Numbers made of a run, and the derivatives of their weighted sum with respect to all that the run was made of; by reverse mode, there and back.
+
+    With a `band` the run is one of smoothed thresholds (`engine.smooth`), and its derivatives estimate those of the hard rules; its value is not that
+    of the hard rules, and not to be reported. Without one, the value is that of the hard rules and the derivative holds fixed who is liquidated: what
+    a parameter does by making others liquidated is missing (docs/model.md, section 18).
 
     Both ways of stepping give the same, but for rounding. By epochs (`active`) the way forwards is that of production, and the way back goes through
     the accounts that were awake only; all that is kept grows like the root of the steps, but for the record, and so it does with `all`, where
     everybody is stepped.
 
     Args:
-      loss: takes the record of all steps (leading axis T) and the final state; with `all` it is compiled in, so give the same function each time.
+      loss: takes the record of all steps (leading axis T) and the final state. With `all` it is compiled in, so give the same function each time;
+        what differs between calls can be bound to it with `jax.tree_util.Partial`.
       system, policy, populations, path, max_rounds, mark_history, notice, channels: as for `simulate`.
+      weights: of the numbers, in their shape; ones when not given.
+      band: half width, in health, over which thresholds are smoothed.
       stepping: `active` or `all`. shares: rooms for accounts awake. segment: steps between states kept, with `all`; about the root when None.
 
-    Returns: the value () and its `Derivatives`.
+    Returns: the numbers and the `Derivatives`.
     """
     ways = all_channels(system.reference_price.dtype) if channels is None else channels
     band = None if band is None else jnp.asarray(band, system.reference_price.dtype)
     if stepping == "all":
+        bound = loss if isinstance(loss, Partial) else Partial(loss)
         value, found = _everybody(
-            loss, system, policy, populations, path, ways, band, rounds=max_rounds, history=mark_history, notice=notice, segment=segment
+            bound, weights, system, policy, populations, path, ways, band, rounds=max_rounds, history=mark_history, notice=notice, segment=segment
         )
         return value, _derivatives(system, policy, path, populations, found, 0.0)
     if stepping != "active":
@@ -237,7 +247,7 @@ def value_and_grad(
     of_record, put = split(record)
     of_end, whole = of_state(end)
     value, pull = jax.vjp(lambda r, s: loss(put(r), whole(s)), tuple(map(jnp.asarray, of_record)), of_end)
-    of_record, after = pull(jnp.ones_like(value))
+    of_record, after = pull(_weighted(value, weights))
     del end, of_end, pull
     first, (of_system, of_policy, of_path), apart = active.back(after, tuple(map(np.asarray, of_record)), record.price, max_rounds)
     more = _first(system, policy, populations, band, first, history=mark_history, notice=notice)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
+import numpy as np
 import xarray as xr
 
 from stresslev import assemble, limits, memory, metrics, provenance, results
@@ -66,11 +67,16 @@ def _smaller(plan: Plan, book: Book) -> Book:
     return sample.sample(plan.system.model_copy(update={"book": fewer}), plan.run.seed)
 
 
+def at_start_prices(plan: Plan, book: Book, shock: Shock) -> np.ndarray:
+    """(A,) USD at which a scenario begins: a book from a file stands at the system's own prices."""
+    return book.reference_price if book.account is not None else assemble.reference_prices(plan.system, shock)
+
+
 def at_start(plan: Plan, book: Book, shock: Shock) -> Book:
-    """The book at a scenario's starting prices; one from a file stands at the system's own."""
+    """The book at a scenario's starting prices."""
     if book.account is not None:
         return book
-    return sample.margined(book.at_prices(assemble.reference_prices(plan.system, shock)), plan.system)
+    return sample.margined(book.at_prices(at_start_prices(plan, book, shock)), plan.system)
 
 
 def run_plan(plan: Plan, progress: Progress = silent, sharding: Sharding = ONE) -> Outcome:

@@ -27,10 +27,17 @@ _UNCHECKED = "not checked against real data"
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _own_cache(tmp_path_factory):
-    """Compiled programs of the command line go to a folder of this process: not to the user's, and none is read while another test run writes it."""
+def _one_cache(tmp_path_factory):
+    """Compiled programs of this test run, of all its processes and of the command line, go to one folder, and not to the user's.
+
+    Modules that use the same program then compile it once. An entry that another process is just writing is passed over, with a warning.
+    """
+    base = tmp_path_factory.getbasetemp()
+    place = (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / "compiled"
+    jax.config.update("jax_compilation_cache_dir", str(place))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(cache.VARIABLE, str(tmp_path_factory.mktemp("cache")))
+        patch.setenv(cache.VARIABLE, str(place))
         yield
 
 

@@ -192,8 +192,10 @@ def back(
         return (of_state(end)[0], split(record)[0]), record.price
 
     _, pull, price = jax.vjp(run, floats, *(f for f, _ in parts), has_aux=True)
-    found = tuple(c if at is None else tuple(take(x, at, 0) for x in c) for c, at in zip(after.populations, leg.places, strict=True))
+    found = tuple(
+        c if at is None else tuple(take(x, at, 0) if x.ndim == 2 else x for x in c) for c, at in zip(after.populations, leg.places, strict=True)
+    )
     begin, *rules = pull((Adjoint(populations=found, rest=after.rest), of_record))
     both = zip(after.populations, begin.populations, leg.places, strict=True)
-    home = tuple(new if at is None else tuple(put(x, at, n) for x, n in zip(c, new, strict=True)) for c, new, at in both)
+    home = tuple(new if at is None else tuple(put(x, at, n) if x.ndim == 2 else n for x, n in zip(c, new, strict=True)) for c, new, at in both)
     return Adjoint(populations=home, rest=begin.rest), tuple(rules), price

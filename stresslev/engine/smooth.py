@@ -20,7 +20,7 @@ from jax import Array
 from stresslev.engine.places import Places, put, take
 
 #: Share of an account below which what is left untouched is hit too.
-_CRUMB = 1e-3
+_CRUMB = 1e-6
 #: Least width of an account that begins close to its threshold, as a share of the usual width.
 _NARROWEST = 1 / 8
 
