@@ -22,7 +22,7 @@ from rich.table import Table
 import stresslev
 from stresslev.cli_import import import_app
 from stresslev.cli_score import score_command
-from stresslev.cli_tune import gradcheck_command
+from stresslev.cli_tune import gradcheck_command, tune_command
 from stresslev.errors import InputError, NumericalFailure
 from stresslev.processes import WORD as WORKER
 from stresslev.processes import leave_word
@@ -383,6 +383,7 @@ def book_show(
 
 app.command("score")(score_command)
 app.command("gradcheck")(gradcheck_command)
+app.command("tune")(tune_command)
 
 
 @app.command("doctor")

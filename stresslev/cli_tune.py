@@ -1,4 +1,4 @@
-"""The commands that use derivatives: `stresslev gradcheck`."""
+"""The commands that use derivatives: `stresslev gradcheck` and `stresslev tune`."""
 
 import json
 from pathlib import Path
@@ -68,3 +68,40 @@ def gradcheck_command(
         with atomically(out) as temporary:
             temporary.write_text(json.dumps(as_data(checked), indent=1) + "\n", encoding="utf-8")
         cli.out_console.print(f"figures: {out}", highlight=False, markup=False, soft_wrap=True)
+
+
+def tune_command(
+    context: typer.Context,
+    experiment: Annotated[Path, typer.Argument(help="Experiment file.")],
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for the results; default results/NAME.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Take up an earlier search from its checkpoint beside the results.")] = False,
+    accounts: Annotated[int | None, typer.Option("--accounts", min=1, help="Accounts to sample, instead of the file's.")] = None,
+    set_: Annotated[
+        list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the file, e.g. optimizer.steps=5. Repeatable.")
+    ] = [],  # noqa: B006
+) -> None:
+    """Tune a policy's parameters by gradients, judge what is found by the hard rules, and write it all up. Exit code 1: not better out of sample."""
+    from stresslev import cli
+    from stresslev.tuning.experiment import load_experiment, run_experiment
+    from stresslev.tuning.results import EXPERIMENT_FILES, write
+    from stresslev.write import folder_atomically
+
+    cache.enable()
+    loaded = load_experiment(experiment, accounts=accounts, overrides=set_)
+    place = out or Path("results") / loaded.spec.name
+    checkpoint = place.with_name(f"{place.name}.checkpoint")
+
+    def told(line: str) -> None:
+        cli.error_console.print(line, highlight=False, markup=False)
+
+    # the place is tried before the work begins
+    with cli._stoppable() as progress, folder_atomically(place, EXPERIMENT_FILES) as folder:
+        outcome = run_experiment(loaded, checkpoint=checkpoint, resume=resume, progress=progress, told=told)
+        data = write(outcome, folder, context.obj)
+    checkpoint.unlink(missing_ok=True)
+    cli.out_console.print(data["headline"], style="bold green" if data["better"] else "bold yellow", highlight=False)
+    for line in [*data["sentences"], data["search"]]:
+        cli.out_console.print(line, highlight=False, markup=False, soft_wrap=True)
+    cli.out_console.print(f"report: {place / 'report.html'}", highlight=False, markup=False, soft_wrap=True)
+    cli.out_console.print(f"policy: {place / 'policy.toml'}", highlight=False, markup=False, soft_wrap=True)
+    raise typer.Exit(cli.WITHIN if data["better"] else cli.BREACHED)

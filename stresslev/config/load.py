@@ -310,6 +310,16 @@ def check_policy(policy: PolicySpec, system: SystemSpec, file: Path, prefix: str
                     raise InputError(file, Problem(f"{prefix}{key}.{pool}.{asset}", "", "is no asset of the system", fix))
 
 
+def load_policy(path: str | Path, system: SystemSpec) -> PolicySpec:
+    """A policy file for a system. Raises InputError."""
+    file = resolve(path)
+    data = read_toml(file)
+    _expect_kind(data, file, ("policy",))
+    policy = validate(PolicySpec, data, file)
+    check_policy(policy, system, file, "")
+    return policy
+
+
 def load_plan(path: str | Path, *, system: str | Path | None = None, policy: str | Path | None = None, overrides: list[str] = (), **run) -> Plan:
     """What to run: a suite, or one scenario on the default (or the given) system.
 
