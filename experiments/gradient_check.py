@@ -22,7 +22,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from stresslev.engine.adjoint import reversible, split
+from stresslev.engine.adjoint import reversible
+from stresslev.engine.floats import split
 from stresslev.engine.simulate import all_channels, initial_state, residual_tolerance
 from stresslev.engine.step import step
 from tests.systems import GROUPS, EngineCase, engine_case, random_case

@@ -12,8 +12,9 @@ import numpy as np
 from jax.tree_util import Partial
 
 from stresslev.engine import adjoint
-from stresslev.engine.adjoint import Adjoint, Leg, of_state, split
+from stresslev.engine.adjoint import Adjoint, Leg, of_state
 from stresslev.engine.epochs import Epoch, advance_some, merge
+from stresslev.engine.floats import split
 from stresslev.engine.loans import Loans
 from stresslev.engine.profile import Profile
 from stresslev.engine.simulate import all_channels, initial_state, residual_tolerance

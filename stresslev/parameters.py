@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from stresslev import assemble
 from stresslev.config.policy import PolicySpec
 from stresslev.config.spec import SystemSpec
-from stresslev.engine.adjoint import split
+from stresslev.engine.floats import split
 from stresslev.engine.funding import FundingRules
 from stresslev.engine.types import Policy
 from stresslev.errors import InputError, Problem, did_you_mean

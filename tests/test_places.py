@@ -55,15 +55,27 @@ def test_batches_go_over_every_account_once(monkeypatch):
     values = jnp.asarray(rng.random(mask.shape))
     monkeypatch.setattr(places, "BATCH_ACCOUNTS", 32)
 
-    def body(at, carry):
-        doubled, by_pool, batches = carry
-        some = places.take(values, at, 0)
-        by_pool = by_pool + places.pool_sum(jnp.sum(some, axis=1), at.pool, pools)
-        return places.put(doubled, at, 2 * some), by_pool, batches + 1
+    def local(batch, factor):
+        some, pool = batch
+        by_pool = places.pool_sum(jnp.sum(some, axis=1), pool, pools)
+        return (factor * some, pool), (factor * by_pool / 2, np.int32(1))
 
     found = places.ranks(jnp.asarray(mask), jnp.asarray(block_pool), pools)
-    doubled, by_pool, batches = places.over_batches(found, body, (values, jnp.zeros(pools), jnp.int32(0)))
+    start = (values, jnp.asarray(block_pool)), (jnp.zeros(pools), jnp.int32(0))
+    (doubled, _), (by_pool, batches) = places.over_batches(found, start[0], local, jnp.asarray(2.0), start[1], writes=True)
     assert (np.asarray(doubled) == np.where(mask, 2 * np.asarray(values), np.asarray(values))).all()
     expected = [(np.asarray(values) * mask)[block_pool == v].sum() for v in range(pools)]
     np.testing.assert_allclose(np.asarray(by_pool), expected, rtol=1e-14)
     assert int(batches) == -(-int(found.ends[-1]) // 2) > 3
+
+    def number(values, factor):
+        (after, _), (sums, _) = places.over_batches(found, (values, start[0][1]), local, factor, start[1], writes=True, reverse=True)
+        return jnp.sum(jnp.sin(after)) + jnp.sum(sums**2)
+
+    def directly(values, factor):
+        after = jnp.where(jnp.asarray(mask), factor * values, values)
+        sums = jnp.stack([jnp.sum(jnp.where(jnp.asarray(mask & (block_pool == v)[:, None]), values, 0)) for v in range(pools)]) * factor / 2
+        return jnp.sum(jnp.sin(after)) + jnp.sum(sums**2)
+
+    for mine, theirs in zip(jax.grad(number, (0, 1))(values, jnp.asarray(2.0)), jax.grad(directly, (0, 1))(values, jnp.asarray(2.0)), strict=True):
+        np.testing.assert_allclose(np.asarray(mine), np.asarray(theirs), rtol=1e-12)

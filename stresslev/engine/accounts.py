@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 from stresslev.engine import margin, portfolio, requirement, select, smooth
@@ -27,7 +28,7 @@ from stresslev.engine.health import (
     unit_value,
 )
 from stresslev.engine.liquidation import auction_discount, restore_fraction, step_fraction
-from stresslev.engine.places import Places, Ranks, over_batches, put, ranks, take
+from stresslev.engine.places import Ranks, over_batches, ranks
 from stresslev.engine.types import CLOSE_FACTOR, FIRST_IN, PRO_RATA, RESTORE, STEPWISE, Accounts, System
 
 
@@ -171,27 +172,9 @@ def _coins_kept(some: Accounts, rules: Rules, share: Array) -> tuple[tuple[Array
     return tuple((1 - share) * k + share * ((1 - sold) * jnp.maximum(z, 0)) for k, z in zip(some.collateral, after, strict=True)), sold
 
 
-def _gather(accounts: Accounts, at: Places) -> Accounts:
-    """The accounts at some places, in blocks of their own; empty ones where nobody stands."""
-
-    def several(arrays, fill=0):
-        return tuple(take(x, at, fill) for x in arrays)
-
-    return replace(
-        accounts,
-        equity_at_reference=take(accounts.equity_at_reference, at, 0),
-        quantity=several(accounts.quantity),
-        liquidated=take(accounts.liquidated, at, False),
-        block_pool=at.pool,
-        collateral=several(accounts.collateral),
-        entry=several(accounts.entry, 1),
-        age=None if accounts.age is None else take(accounts.age, at, 0),
-        # of no concern to a liquidation
-        appetite=None,
-        call_age=None,
-        allowed=None,
-        smoothing=smooth.gathered(accounts.smoothing, at),
-    )
+def _needed(accounts: Accounts) -> Accounts:
+    """The accounts without what is of no concern to a liquidation."""
+    return replace(accounts, entry=(), appetite=None, call_age=None, allowed=None)
 
 
 def _part(smoothing: smooth.Smoothing | None, health: Health, waits: Array) -> Array | int:
@@ -206,8 +189,8 @@ def _granted(share: Array, part: Array | int, granted: Array, smoothing: smooth.
     return (share * granted, part) if smoothing is None else (share, part * granted)
 
 
-def _share_of(share: Array, grant: Array | None, some: Accounts, at: Places) -> Array:
-    return column(share[some.block_pool]) if grant is None else take(grant, at, 0)
+def _share_of(share: Array, grant: Array | None, some: Accounts) -> Array:
+    return column(share[some.block_pool]) if grant is None else grant
 
 
 def find_under(accounts: Accounts, system: System, multiplier: Array, prices: Prices) -> Array:
@@ -240,33 +223,34 @@ def demand(accounts: Accounts, system: System, multiplier: Array, prices: Prices
     found = ranks(under, accounts.block_pool, pools)
 
     dtype = prices.mark.dtype
-    zero = jnp.zeros((pools,), dtype)
+    zero, none = np.zeros(pools, dtype), np.zeros(pools, np.int32)
     many = tuple(zero for _ in accounts.quantity)
-    init = (zero, many, many, tuple(zero for _ in accounts.collateral), jnp.zeros((pools,), jnp.int32))
+    nothing = (zero, many, many, tuple(zero for _ in accounts.collateral), none)
 
-    def body(at, carry):
-        notional, longs, shorts, coins, waiting = carry
-        some = smooth.whole(_gather(accounts, at))
+    def local(batch, context):
+        (some, under, grant), (system, multiplier, prices) = batch, context
+        some = smooth.whole(some)
         rules = rules_for(some, system, multiplier, prices)
-        health, share, _, waits = _close(some, rules, take(under, at, False))
+        health, share, _, waits = _close(some, rules, under)
         part = _part(some.smoothing, health, waits)
         if grant is not None:
-            share, part = _granted(share, part, take(grant, at, 0), some.smoothing)
+            share, part = _granted(share, part, grant, some.smoothing)
         left, _ = _coins_kept(some, rules, share)
         sold = tuple(k - z for k, z in zip(some.collateral, left, strict=True))
 
-        def add(totals, values):
-            return tuple(add_by_pool(t, part * x, some.block_pool) for t, x in zip(totals, values, strict=True))
+        def total(values):
+            return tuple(add_by_pool(zero, part * x, some.block_pool) for x in values)
 
-        return (
-            add_by_pool(notional, part * (share * sum(health.notionals[1:], health.notionals[0])), some.block_pool),
-            add(longs, [share * jnp.maximum(q, 0) for q in some.quantity]),
-            add(shorts, [share * jnp.maximum(-q, 0) for q in some.quantity]),
-            add(coins, sold),
-            add_by_pool(waiting, waits, some.block_pool),
+        return None, (
+            add_by_pool(zero, part * (share * sum(health.notionals[1:], health.notionals[0])), some.block_pool),
+            total([share * jnp.maximum(q, 0) for q in some.quantity]),
+            total([share * jnp.maximum(-q, 0) for q in some.quantity]),
+            total(sold),
+            add_by_pool(none, waits, some.block_pool),
         )
 
-    sums = over_batches(found, body, init, reverse=accounts.reverse)
+    these = (_needed(accounts), under, grant)
+    _, sums = over_batches(found, these, local, (system, multiplier, prices), nothing, reverse=accounts.reverse)
     (notional, longs, shorts, coins, waiting), triggered = over_devices((sums, found.by_pool), accounts.axis)
     return Demand(
         under=under,
@@ -327,17 +311,16 @@ def bankrupt(
 ) -> Bankrupt:
     """The accounts that would leave a deficit if they were closed at a fill that stands `displaced` (V, A) USD away from the reference."""
     pools, assets = multiplier.shape
-    zero = jnp.zeros((pools,), prices.mark.dtype)
+    zero = np.zeros(pools, prices.mark.dtype)
     many = tuple(zero for _ in accounts.quantity)
-    gain = contract_gain(system, displaced, prices.funding)
 
-    def body(at, carry):
-        deficit, groups = carry
-        some = smooth.whole(_gather(accounts, at))
+    def local(batch, context):
+        (some, under, grant), (system, multiplier, prices, share, displaced) = batch, context
+        some = smooth.whole(some)
         rules = rules_for(some, system, multiplier, prices)
-        health, wanted, _, waits = _close(some, rules, take(asked.under, at, False))
-        closed = _part(some.smoothing, health, waits) * (wanted * _share_of(share, grant, some, at))
-        fill_gain = of_contracts(some, gain)
+        health, wanted, _, waits = _close(some, rules, under)
+        closed = _part(some.smoothing, health, waits) * (wanted * _share_of(share, grant, some))
+        fill_gain = of_contracts(some, contract_gain(system, displaced, prices.funding))
         left = _left_at(some, of_coins(some, displaced), fill_gain)
         closed = jnp.where(left < 0, closed, 0)
         at_bankruptcy = _bankruptcy_gain(some, rules, health)
@@ -348,18 +331,19 @@ def bankrupt(
         longs = tuple(closed * jnp.maximum(q, 0) for q in linear)
         shorts = tuple(closed * jnp.maximum(-q, 0) for q in linear)
 
-        def add(totals, values):
-            return tuple(add_by_pool(t, x, some.block_pool) for t, x in zip(totals, values, strict=True))
+        def total(values):
+            return tuple(add_by_pool(zero, x, some.block_pool) for x in values)
 
         def times(amounts, factors, sign=1):
             return [sign * x * f for x, f in zip(amounts, factors, strict=True)]
 
         saved = [b - f for b, f in zip(at_bankruptcy, fill_gain, strict=True)]
         new = (longs, shorts, times(longs, at_bankruptcy), times(shorts, at_bankruptcy, -1), times(longs, saved), times(shorts, saved, -1))
-        groups = tuple(add(totals, values) for totals, values in zip(groups, new, strict=True))
-        return add_by_pool(deficit, closed * jnp.maximum(-left, 0), some.block_pool), groups
+        return None, (add_by_pool(zero, closed * jnp.maximum(-left, 0), some.block_pool), tuple(total(values) for values in new))
 
-    deficit, groups = over_devices(over_batches(asked.found, body, (zero, (many,) * 6), reverse=accounts.reverse), accounts.axis)
+    these, context = (_needed(accounts), asked.under, grant), (system, multiplier, prices, share, displaced)
+    _, sums = over_batches(asked.found, these, local, context, (zero, (many,) * 6), reverse=accounts.reverse)
+    deficit, groups = over_devices(sums, accounts.axis)
     long_quantity, short_quantity, long_value, short_value, long_saved, short_saved = (spread(g, accounts.contract_assets, assets) for g in groups)
     return Bankrupt(
         deficit=deficit,
@@ -375,21 +359,20 @@ def bankrupt(
 def settle(accounts: Accounts, system: System, multiplier: Array, prices: Prices, asked: Demand, fills: Fills) -> tuple[Accounts, Settlement]:
     """Carry out the fills: positions, coins, cash, fees and deficits of the accounts that were under margin."""
     pools, assets = multiplier.shape
-    fill_gain = contract_gain(system, fills.displaced, prices.funding)
-    after_gain = contract_gain(system, fills.displaced_after, prices.funding)
-    fill_unit = unit_value(system, fills.displaced + prices.venue - prices.venue_displaced)
     dtype = prices.mark.dtype
-    zero = jnp.zeros((pools,), dtype)
+    zero, nobody = np.zeros(pools, dtype), np.zeros(pools, np.int32)
     many, none = tuple(zero for _ in accounts.quantity), tuple(zero for _ in accounts.collateral)
-    nothing = (zero, zero, zero, zero, jnp.zeros((pools,), jnp.int32), zero, many, none)
+    nothing = (zero, zero, zero, zero, nobody, zero, many, none)
 
-    def body(at, carry):
-        accounts, done = carry
-        gathered = _gather(accounts, at)
+    def local(batch, context):
+        (gathered, under, grant), (system, multiplier, prices, fills) = batch, context
+        fill_gain = contract_gain(system, fills.displaced, prices.funding)
+        after_gain = contract_gain(system, fills.displaced_after, prices.funding)
+        fill_unit = unit_value(system, fills.displaced + prices.venue - prices.venue_displaced)
         some = smooth.whole(gathered)
         rules = rules_for(some, system, multiplier, prices)
-        health, wanted, discount, waits = _close(some, rules, take(asked.under, at, False))
-        share, part_hit = _granted(wanted, _part(some.smoothing, health, waits), _share_of(fills.share, fills.grant, some, at), some.smoothing)
+        health, wanted, discount, waits = _close(some, rules, under)
+        share, part_hit = _granted(wanted, _part(some.smoothing, health, waits), _share_of(fills.share, grant, some), some.smoothing)
         kept = tuple((1 - share) * q for q in some.quantity)
         coins, all_sold = _coins_kept(some, rules, share)
         sold = tuple(k - z for k, z in zip(some.collateral, coins, strict=True))
@@ -417,20 +400,19 @@ def settle(accounts: Accounts, system: System, multiplier: Array, prices: Prices
         part = jnp.where(due > 0, paid / jnp.where(due > 0, due, jnp.ones_like(due)), 0)
         cash = cash - paid
         hit = some.liquidated | (part_hit * traded > 0)
-        fund_fee, taker_fee, liquidator_fee, lost, newly, cash_change, quantity_change, coins_change = done
 
-        def add(total, values):
-            return add_by_pool(total, part_hit * values, some.block_pool)
+        def total(values):
+            return add_by_pool(zero, part_hit * values, some.block_pool)
 
         done = (
-            add(fund_fee, part * to_fund),
-            add(taker_fee, part * taker),
-            add(liquidator_fee, part * jnp.maximum(liquidator, 0)),
-            add(lost, deficit),
-            add_by_pool(newly, hit & ~some.liquidated, some.block_pool),
-            add(cash_change, cash - old),
-            tuple(add(t, k - q) for t, k, q in zip(quantity_change, kept, some.quantity, strict=True)),
-            tuple(add(t, -s) for t, s in zip(coins_change, sold, strict=True)),
+            total(part * to_fund),
+            total(part * taker),
+            total(part * jnp.maximum(liquidator, 0)),
+            total(deficit),
+            add_by_pool(nobody, hit & ~some.liquidated, some.block_pool),
+            total(cash - old),
+            tuple(total(k - q) for k, q in zip(kept, some.quantity, strict=True)),
+            tuple(total(-s) for s in sold),
         )
         after = some.with_holdings((cash, *kept, *coins))
         if some.smoothing is not None:
@@ -440,15 +422,12 @@ def settle(accounts: Accounts, system: System, multiplier: Array, prices: Prices
                 return smooth.above(health.margin_equity, health.required)
 
             after = smooth.parted(gathered, some, after, part_hit, above)
-        accounts = replace(
-            accounts.with_holdings(tuple(put(x, at, k) for x, k in zip(accounts.holdings, after.holdings, strict=True))),
-            liquidated=put(accounts.liquidated, at, hit),
-            smoothing=smooth.scattered(accounts.smoothing, after.smoothing, at),
-        )
-        return accounts, done
+        return (replace(after, liquidated=hit), under, grant), done
 
-    settled, done = over_batches(asked.found, body, (accounts, nothing), reverse=accounts.reverse)
-    fund_fee, taker_fee, liquidator_fee, lost, newly, cash_change, quantity_change, coins_change = over_devices(done, accounts.axis)
+    these, context = (_needed(accounts), asked.under, fills.grant), (system, multiplier, prices, replace(fills, grant=None))
+    (after, *_), sums = over_batches(asked.found, these, local, context, nothing, writes=True, reverse=accounts.reverse)
+    settled = replace(accounts.with_holdings(after.holdings), liquidated=after.liquidated, smoothing=after.smoothing)
+    fund_fee, taker_fee, liquidator_fee, lost, newly, cash_change, quantity_change, coins_change = over_devices(sums, accounts.axis)
     return settled, Settlement(
         liquidation_fee=fund_fee,
         taker_fee=taker_fee,

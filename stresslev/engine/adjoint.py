@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from stresslev.engine.epochs import Epoch, gathered
+from stresslev.engine.floats import split
 from stresslev.engine.loan_profile import LoanProfile
 from stresslev.engine.loans import Loans
 from stresslev.engine.places import Places, put, take
@@ -24,18 +25,6 @@ from stresslev.engine.profile import Profile
 from stresslev.engine.simulate import all_channels, initial_state, residual_tolerance
 from stresslev.engine.step import Record, step
 from stresslev.engine.types import Accounts, Channels, Owners, Path, Policy, State, System
-
-
-def split(tree):
-    """The floating leaves of a tree, and a function that puts others in their place."""
-    leaves, structure = jax.tree.flatten(tree)
-    moving = [jnp.issubdtype(jnp.result_type(x), jnp.floating) for x in leaves]
-
-    def join(floats):
-        new = iter(floats)
-        return structure.unflatten([next(new) if moves else x for x, moves in zip(leaves, moving, strict=True)])
-
-    return tuple(x for x, moves in zip(leaves, moving, strict=True) if moves), join
 
 
 def reversible(state: State, on: bool = True) -> State:

@@ -11,11 +11,12 @@ from dataclasses import dataclass, field, replace
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 from stresslev.engine import smooth
 from stresslev.engine.blocks import add_by_pool, column, once, over_devices, pool_sum
-from stresslev.engine.places import Places, Ranks, over_batches, put, ranks, take
+from stresslev.engine.places import Ranks, over_batches, ranks
 from stresslev.engine.smooth import Smoothing
 
 #: Roundings by which what a liquidator receives may fall short of what he requires and still be enough.
@@ -232,20 +233,6 @@ def begin_step(loans: Loans, threshold: Array, supply_index: Array, borrow_index
     return replace(loans, age=jnp.where(under, loans.age + 1, jnp.zeros_like(loans.age)))
 
 
-def _gather(loans: Loans, at: Places) -> Loans:
-    """The accounts at some places, in blocks of their own; empty ones where nobody stands."""
-    return replace(
-        loans,
-        supply=tuple(take(s, at, 0) for s in loans.supply),
-        debt=tuple(take(d, at, 0) for d in loans.debt),
-        cash=take(loans.cash, at, 0),
-        liquidated=take(loans.liquidated, at, False),
-        age=take(loans.age, at, 0),
-        block_pool=at.pool,
-        smoothing=smooth.gathered(loans.smoothing, at),
-    )
-
-
 def _terms(some: Loans, rules: LendingRules, threshold: Array, mark: Array, venue: Array) -> _Terms:
     def of_blocks(x):
         return _of_blocks(x, some.block_pool)
@@ -389,26 +376,27 @@ def demand(loans: Loans, rules: LendingRules, threshold: Array, supply_index: Ar
     below = _triggered(loans, threshold, supply_index, borrow_index, mark)
     found = ranks(below, loans.block_pool, pools)
 
-    def body(at, carry):
-        notional, sold, bought, waiting = carry
-        some = _gather(loans, at)
-        part = _part(some, threshold, supply_index, borrow_index, mark)
-        plan, terms = _assess(smooth.whole(some), rules, threshold, supply_index, borrow_index, mark, venue, take(below, at, False))
+    zero, zeros, none = np.zeros(pools, mark.dtype), np.zeros((pools, assets), mark.dtype), np.zeros(pools, np.int32)
+
+    def local(batch, context):
+        some, below = batch
+        rules, *given = context
+        part = _part(some, *given[:-1])
+        plan, terms = _assess(smooth.whole(some), rules, *given, below)
         acts = _acts(plan, terms)
         asks = jnp.where(plan.triggered & acts, part, 0)
         share, _ = _repaid(plan, terms.pool, terms.mark)
         seized = plan.seize * plan.supply
         wanted = asks * (_worth(plan.set_off + seized, terms.mark) + plan.seize_cash * plan.cash)
-        return (
-            add_by_pool(notional, wanted, some.block_pool),
-            _add_assets(sold, asks[None] * seized * (1 - plan.fee), some.block_pool),
-            _add_assets(bought, (asks * share)[None] * plan.debt, some.block_pool),
-            add_by_pool(waiting, plan.triggered & ~acts, some.block_pool),
+        return None, (
+            add_by_pool(zero, wanted, some.block_pool),
+            _add_assets(zeros, asks[None] * seized * (1 - plan.fee), some.block_pool),
+            _add_assets(zeros, (asks * share)[None] * plan.debt, some.block_pool),
+            add_by_pool(none, plan.triggered & ~acts, some.block_pool),
         )
 
-    zero, zeros = jnp.zeros((pools,), mark.dtype), jnp.zeros((pools, assets), mark.dtype)
-    init = (zero, zeros, zeros, jnp.zeros((pools,), jnp.int32))
-    sums = over_batches(found, body, init, reverse=loans.reverse)
+    context = (rules, threshold, supply_index, borrow_index, mark, venue)
+    _, sums = over_batches(found, (loans, below), local, context, (zero, zeros, zeros, none), reverse=loans.reverse)
     (notional, sold, bought, waiting), triggered = over_devices((sums, found.by_pool), loans.axis)
     return LoanDemand(
         under=below,
@@ -491,7 +479,7 @@ def settle(
     Args: those of `demand`; `asked` is its result; `share` (V,) of the demand that is granted; `fill` (V, A) USD per coin.
     """
     pools, assets = mark.shape
-    zero, zeros = jnp.zeros((pools,), mark.dtype), jnp.zeros((pools, assets), mark.dtype)
+    zero, zeros = np.zeros(pools, mark.dtype), np.zeros((pools, assets), mark.dtype)
     nothing = LoanSettlement(
         seized=zeros,
         repaid=zeros,
@@ -505,28 +493,25 @@ def settle(
         cash_change=zero,
         supply_change=zeros,
         debt_change=zeros,
-        newly_liquidated=jnp.zeros((pools,), jnp.int32),
+        newly_liquidated=np.zeros(pools, np.int32),
     )
 
-    def body(at, carry):
-        loans, done = carry
-        some = _gather(loans, at)
+    def local(batch, context):
+        some, under = batch
+        rules, *given, share, fill = context
+        seen, borrow_index = given[:-1], given[2]
         begun, granted, part = smooth.whole(some), column(share[some.block_pool]), jnp.ones_like(some.cash)
-        plan, terms = _assess(begun, rules, threshold, supply_index, borrow_index, mark, venue, take(asked.under, at, False))
+        plan, terms = _assess(begun, rules, *given, under)
         index, price = _of_blocks(borrow_index, some.block_pool), _of_blocks(fill, some.block_pool)
         if some.smoothing is not None:
             # of the part that is triggered as much is carried out whole as is granted; where nobody acts, nothing
-            part = jnp.where(plan.triggered & _acts(plan, terms), granted * _part(some, threshold, supply_index, borrow_index, mark), 0)
+            part = jnp.where(plan.triggered & _acts(plan, terms), granted * _part(some, *seen), 0)
             granted = jnp.ones_like(granted)
-        after, done = _carry_out(begun, plan, terms, index, granted, price, part, done)
+        after, done = _carry_out(begun, plan, terms, index, granted, price, part, nothing)
         if some.smoothing is not None:
-            after = smooth.parted(some, begun, after, part, lambda p: above(p, threshold, supply_index, borrow_index, mark))
-        loans = replace(
-            loans.with_holdings(tuple(put(x, at, k) for x, k in zip(loans.holdings, after.holdings, strict=True))),
-            liquidated=put(loans.liquidated, at, after.liquidated),
-            smoothing=smooth.scattered(loans.smoothing, after.smoothing, at),
-        )
-        return loans, done
+            after = smooth.parted(some, begun, after, part, lambda p: above(p, *seen))
+        return (after, under), done
 
-    after, done = over_batches(asked.found, body, (loans, nothing), reverse=loans.reverse)
+    context = (rules, threshold, supply_index, borrow_index, mark, venue, share, fill)
+    (after, _), done = over_batches(asked.found, (loans, asked.under), local, context, nothing, writes=True, reverse=loans.reverse)
     return after, over_devices(done, loans.axis)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from stresslev.engine.blocks import once, pool_sum
+from stresslev.engine.floats import no_derivative, parted, zeros
 
 #: Accounts per word: a float32 sums that many different powers of two exactly.
 _WORD = 16
@@ -46,9 +47,7 @@ class Ranks:
 class Places:
     """Who stands where."""
 
-    slot: (
-        Array | None
-    )  # (blocks * size,) int32 flat slot of the account in each place; out of range, each another, where there is none; None: as they are
+    slot: Array  # (blocks * size,) int32 flat slot of the account in each place; out of range, each another, where there is none
     pool: Array  # (blocks,) int32 pool of each block
 
 
@@ -135,31 +134,106 @@ def place_of(found: Ranks, slot: Array) -> Array:
 
 def take(x: Array, at: Places, fill) -> Array:
     """(blocks, size) of `x` (nb, B) at these places; `fill` where nobody stands."""
-    if at.slot is None:
-        return x
     return x.reshape(-1).at[at.slot].get(mode="fill", fill_value=fill).reshape(at.pool.shape[0], -1)
 
 
 def put(x: Array, at: Places, values: Array) -> Array:
     """`x` (nb, B) with the accounts at these places replaced."""
-    if at.slot is None:
-        return values
     return x.reshape(-1).at[at.slot].set(values.reshape(-1), mode="drop", unique_indices=True).reshape(x.shape)
 
 
-def over_batches(found: Ranks, body, init, *, reverse: bool = False):
-    """Fold `body(places, carry)` over the accounts that were found, in batches.
+def gathered(tree, at: Places):
+    """The accounts at some places: of arrays (nb, B) those, of arrays (nb,), the pools of blocks, the places' own; zeros where nobody stands."""
 
-    Args: `reverse`, static: one batch of all accounts as they are instead of a loop, which reverse mode can go through and of which it keeps nothing
-    twice; `body` must leave alone whom it was not asked to find. The values are the same, but for the order of sums.
+    def leaf(x):
+        if x.ndim == 2:
+            return take(x, at, False if x.dtype == jnp.bool_ else 0)
+        return at.pool if x.ndim == 1 else x
+
+    return jax.tree.map(leaf, tree)
+
+
+def scattered(tree, some, new, at: Places):
+    """The tree with the accounts at some places, `some` as gathered, as they are `new`; arrays that are still the same are left alone."""
+    return jax.tree.map(lambda x, was, now: x if x.ndim != 2 or now is was else put(x, at, now), tree, some, new)
+
+
+def over_batches(found: Ranks, accounts, local, context, sums, *, writes: bool = False, reverse: bool = False):
+    """Fold over the accounts that were found, in batches of fixed size.
+
+    Args:
+      accounts: tree of arrays by account (nb, B), and of `block_pool` (nb,) and numbers.
+      local: `local(some, context) -> (new, more)`: from the accounts of a batch, gathered, to what is to be put in their place (None if not
+        `writes`) and to what is to be added to `sums`. It must use no arrays but its arguments', and leave alone empty accounts, all zeros.
+      context: tree of all else that it needs. sums: tree to add to.
+      writes, static: whether accounts change. reverse, static: whether reverse mode is to go through. It goes over the same batches then, each of
+        them taken again, so that it costs what the accounts found cost, and not what all do; forward mode cannot go through any more.
+
+    Returns: accounts (as they are if not `writes`), and sums.
     """
-    if reverse:
-        return lax.cond(found.ends[-1] > 0, lambda carry: body(Places(slot=None, pool=found.block_pool), carry), lambda carry: carry, init)
-    accounts = found.words.shape[0] * found.block
-    blocks = max(1, min(max(BATCH_ACCOUNTS, int(accounts * _BATCH_SHARE)), accounts) // found.size)
+    sums = jax.tree.map(jnp.asarray, sums)
+    total = found.words.shape[0] * found.block
+    blocks = max(1, min(max(BATCH_ACCOUNTS, int(total * _BATCH_SHARE)), total) // found.size)
 
-    def step(carry):
-        first, inner = carry
-        return first + blocks, body(once(lambda: places(found, blocks, first), first), inner)
+    def loop(found: Ranks, start, each):
+        """`each(at, carry)` over all batches."""
 
-    return lax.while_loop(lambda c: c[0] < found.ends[-1], step, (jnp.int32(0), init))[1]
+        def step(carry):
+            first, inner = carry
+            return first + blocks, each(once(lambda: places(found, blocks, first), first), inner)
+
+        return lax.while_loop(lambda c: c[0] < found.ends[-1], step, (jnp.int32(0), start))[1]
+
+    def forwards(found: Ranks, accounts, context, sums):
+        def each(at, carry):
+            now, sums = carry
+            some = gathered(now if writes else accounts, at)
+            new, more = local(some, context)
+            return scattered(now, some, new, at) if writes else now, jax.tree.map(jnp.add, sums, more)
+
+        return loop(found, (accounts if writes else (), sums), each)
+
+    if not reverse:
+        after, sums = forwards(found, accounts, context, sums)
+        return (after if writes else accounts), sums
+
+    (own, own_rest, own_tree), (given, given_rest, given_tree) = parted(accounts), parted(context)
+    (_, sum_rest, sum_tree) = parted(sums)
+
+    @jax.custom_vjp
+    def run(own, given, floats, rest):
+        found, own_rest, given_rest, sum_rest = rest
+        after, sums = forwards(found, own_tree(own, own_rest), given_tree(given, given_rest), sum_tree(floats, sum_rest))
+        return (parted(after)[:2] if writes else ((), ())), parted(sums)[:2]
+
+    def there(own, given, floats, rest):
+        return run(own, given, floats, rest), (own, given, rest)
+
+    def back(kept, derivatives):
+        own, given, rest = kept
+        found, own_rest, given_rest, _ = rest
+        (of_after, _), (of_sums, _) = derivatives
+
+        def each(at, carry):
+            of_own, of_given = carry
+            some, some_rest, some_tree = parted(gathered(own_tree(own, own_rest), at))
+
+            def batch(some, given):
+                new, more = local(some_tree(some, some_rest), given_tree(given, given_rest))
+                return (parted(new)[0] if writes else ()), parted(more)[0]
+
+            _, pull = jax.vjp(batch, some, given)
+            # a number that all accounts share stays as it is, whatever batches there are
+            of_new = tuple(take(d, at, 0) if d.ndim == 2 else jnp.zeros_like(d) for d in of_own) if writes else ()
+            of_some, of_more = pull((of_new, of_sums))
+            both = zip(of_own, of_some, strict=True)
+            return tuple(put(d, at, n) if d.ndim == 2 else d + n for d, n in both), tuple(a + b for a, b in zip(of_given, of_more, strict=True))
+
+        start = (tuple(of_after) if writes else zeros(own)), zeros(given)
+        of_own, of_given = loop(found, start, each)
+        return of_own, of_given, tuple(of_sums), no_derivative(rest)
+
+    run.defvjp(there, back)
+    floats, _, _ = parted(sums)
+    (after, after_rest), (totals, total_rest) = run(own, given, floats, (found, own_rest, given_rest, sum_rest))
+    return (own_tree(after, after_rest) if writes else accounts), sum_tree(totals, total_rest)

@@ -17,8 +17,6 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from stresslev.engine.places import Places, put, take
-
 #: Share of an account below which what is left untouched is hit too.
 _CRUMB = 1e-6
 #: Least width of an account that begins close to its threshold, as a share of the usual width.
@@ -71,19 +69,6 @@ def begun(population, x: Array, band: Array):
     """A population whose thresholds are smoothed from now on, at health `1 + x` (nb, B)."""
     held = population.holdings
     return replace(population, smoothing=Smoothing(band=band, width=own_width(x, band), untouched=jnp.ones_like(held[0]), holdings=held))
-
-
-def gathered(smoothing: Smoothing | None, at: Places) -> Smoothing | None:
-    """Of the accounts at some places; nothing is left to be hit where nobody stands."""
-    if smoothing is None:
-        return None
-    held = tuple(take(x, at, 0) for x in smoothing.holdings)
-    return replace(smoothing, width=take(smoothing.width, at, 1), untouched=take(smoothing.untouched, at, 0), holdings=held)
-
-
-def scattered(smoothing: Smoothing | None, some: Smoothing | None, at: Places) -> Smoothing | None:
-    """With the accounts at these places replaced."""
-    return None if smoothing is None else jax.tree.map(lambda x, new: put(x, at, new) if x.ndim == 2 else x, smoothing, some)
 
 
 def parted(some, before, after, part: Array, x_of):

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 import jax
 import numpy as np
@@ -12,7 +13,7 @@ from stresslev import assemble, simulation
 from stresslev.batches import Progress, silent
 from stresslev.config.load import Plan
 from stresslev.config.policy import PolicySpec
-from stresslev.engine.adjoint import split
+from stresslev.engine.floats import split
 from stresslev.engine.step import Record
 from stresslev.engine.types import State, cast
 from stresslev.errors import InputError, Problem, did_you_mean
@@ -25,9 +26,14 @@ from stresslev.stepping import chosen
 from stresslev.tuning.bandwidth import band
 
 
-def _figures(names: tuple[str, ...], start: Start, record: Record, state: State) -> jax.Array:
-    """(K,) the named objectives of a run."""
-    return jax.numpy.stack([OBJECTIVES[name](record, start) for name in names])
+@lru_cache
+def _figures(names: tuple[str, ...]):
+    """A function that makes (K,) the named objectives of a run; the same for the same names, so that it is compiled once."""
+
+    def figures(start: Start, record: Record, state: State) -> jax.Array:
+        return jax.numpy.stack([OBJECTIVES[name](record, start) for name in names])
+
+    return figures
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +106,7 @@ class Study:
             rules = cast(made.policy, ready.dtype)
             steps = ready.path.log_price.shape[0]
             value, found = value_and_grad(
-                Partial(_figures, self.objectives, cast(start, ready.dtype)),
+                Partial(_figures(self.objectives), cast(start, ready.dtype)),
                 ready.system,
                 rules,
                 ready.state.populations,
