@@ -19,6 +19,8 @@ from jax import Array
 
 #: Share of an account below which what is left untouched is hit too.
 _CRUMB = 1e-6
+#: Roundings, of what an account held, that are no holding.
+_ROUNDINGS = 64
 #: Least width of an account that begins close to its threshold, as a share of the usual width.
 _NARROWEST = 1 / 8
 
@@ -41,14 +43,15 @@ def whole(population):
 
 def above(equity: Array, required: Array) -> Array:
     """Health less one, `equity / required - 1`; infinite where nothing is required."""
-    some = required > 0
+    # whose square is a number too, for the derivative
+    some = required > jnp.sqrt(jnp.finfo(required.dtype).tiny)
     return jnp.where(some, equity / jnp.where(some, required, jnp.ones_like(required)) - 1, jnp.where(equity >= 0, jnp.inf, -jnp.inf))
 
 
 def passed(x: Array, width: Array) -> Array:
     """Share of thresholds below health `1 + x`: the distribution function of u, a cubic with flat ends."""
     far = jnp.abs(x) >= width
-    y = jnp.where(far, jnp.zeros_like(x), x) / jnp.maximum(width, jnp.finfo(width.dtype).tiny)
+    y = jnp.where(far, jnp.zeros_like(x), x) / jnp.where(width > 0, width, jnp.ones_like(width))
     inner = 0.5 + 0.75 * y - 0.25 * y * y * y
     return jnp.where(far, (x > 0).astype(width.dtype), inner)
 
@@ -77,13 +80,16 @@ def parted(some, before, after, part: Array, x_of):
     Args: `x_of(accounts)` gives health less one: accounts hit as a whole begin anew at theirs.
     """
     old = some.smoothing
-    both = zip(some.holdings, before.holdings, after.holdings, strict=True)
-    held = tuple(total + part * (new - was) for total, was, new in both)
     left = old.untouched - part
     gone = (part > 0) & ~(left > 0)
-    # exactly nothing is left of what a hit takes whole: sums of parts would leave a rounding
-    alone = gone & (old.untouched >= 1)
-    held = tuple(jnp.where(alone, new, total) for new, total in zip(after.holdings, held, strict=True))
+
+    def sum_of_parts(total, was, new):
+        held = total + part * (new - was)
+        # of what was taken part by part exactly nothing is left, where the sum leaves a rounding
+        nothing = jnp.abs(held) <= _ROUNDINGS * jnp.finfo(held.dtype).eps * (jnp.abs(total) + jnp.abs(was))
+        return jnp.where(gone & (old.untouched >= 1), new, jnp.where(gone & nothing, 0, held))
+
+    held = tuple(sum_of_parts(*x) for x in zip(some.holdings, before.holdings, after.holdings, strict=True))
     some = some.with_holdings(held)
     x = jax.lax.stop_gradient(x_of(some))
     return replace(
