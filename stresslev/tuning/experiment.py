@@ -257,11 +257,15 @@ def chosen(search: Search, state: SearchState, validation: tuple[str, ...], expe
     return candidates[int(np.nanargmin(objective))] if np.isfinite(objective).any() else candidates[-1]
 
 
+def gradient_cost(state: SearchState) -> float:
+    """Hard runs of a scenario that take as long as a gradient of one, each at its quickest, so that compilation does not count."""
+    ratio = state.gradient_quickest / state.hard_quickest
+    return ratio if np.isfinite(ratio) else 0.0
+
+
 def suite_runs(state: SearchState, scenarios: int) -> int:
     """Runs of the training suite under one policy that cost as much as a search: a gradient counts as the hard runs that take as long."""
-    per_run = state.hard_seconds / max(state.hard_runs, 1)
-    gradients = state.gradient_seconds / per_run if per_run > 0 else 0.0
-    return max(1, round((state.hard_runs + gradients) / scenarios))
+    return max(1, round((state.hard_runs + gradient_cost(state) * state.gradients) / scenarios))
 
 
 def _rival(name: str, search: Search, state: SearchState, kept: _Checkpoint | None, progress: Progress, told) -> tuple[Found | None, int, list]:

@@ -13,7 +13,7 @@ from stresslev import doctor
 from stresslev.metrics import METRICS
 from stresslev.parameters import toml_of
 from stresslev.report import experiment as page
-from stresslev.tuning.experiment import TUNED, UNTUNED, Outcome, moved, suite_runs
+from stresslev.tuning.experiment import TUNED, UNTUNED, Outcome, gradient_cost, moved, suite_runs
 from stresslev.tuning.judgement import Estimate, Judgement
 
 #: What a folder of an experiment holds.
@@ -81,9 +81,9 @@ def _sentences(outcome: Outcome) -> tuple[str, list[str], bool | None]:
 
 def _search_words(outcome: Outcome) -> str:
     state, runs = outcome.state, suite_runs(outcome.state, len(outcome.experiment.spec.train))
-    ratio = state.gradient_seconds / max(state.gradients, 1) / max(state.hard_seconds / max(state.hard_runs, 1), 1e-12)
+    ratio = gradient_cost(state)
     cost = f"{state.hard_runs} hard runs of a scenario took {state.hard_seconds:.0f} s, {state.gradients} gradients {state.gradient_seconds:.0f} s, "
-    cost += f"compilation included: a gradient cost {ratio:.1f} hard runs, and the search as much as {runs} runs of the training suite. "
+    cost += f"compilation included; at their quickest a gradient cost {ratio:.1f} hard runs, and the search {runs} runs of the training suite. "
     band = f"Thresholds were smoothed over a band of half width {outcome.study.width:.3g} in health."
     return f"{state.step} steps, over because {outcome.why}. " + cost + band
 

@@ -5,7 +5,7 @@ import io
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 
 import jax
 import jax.numpy as jnp
@@ -78,6 +78,8 @@ class SearchState:
     gradients: int = 0  # of one scenario
     hard_seconds: float = 0.0
     gradient_seconds: float = 0.0
+    hard_quickest: float = float("inf")  # seconds of a run, at best: without compilation
+    gradient_quickest: float = float("inf")  # of a gradient
 
 
 class Search:
@@ -131,8 +133,7 @@ class Search:
         batch = self._batch(state.step)
         values = [self.values_at(x) for x in state.free]
         metrics = self.hard(values, batch)
-        state.hard_runs += metrics.shape[0] * metrics.shape[1]
-        state.hard_seconds += time.perf_counter() - began
+        self._ran(state, metrics, time.perf_counter() - began)
         improved = False
         for r in range(len(state.free)):
             score = self.goal.score(metrics[r])
@@ -167,6 +168,13 @@ class Search:
         state.seconds += time.perf_counter() - began
         return state
 
+    @staticmethod
+    def _ran(state: SearchState, metrics: np.ndarray, seconds: float) -> None:
+        runs = metrics.shape[0] * metrics.shape[1]
+        state.hard_runs += runs
+        state.hard_seconds += seconds
+        state.hard_quickest = min(state.hard_quickest, seconds / runs)
+
     def _due(self, step: int) -> bool:
         """With minibatches: whether it is time to look at all training scenarios."""
         every = -(-len(self.scenarios) // (self.spec.minibatch or 1))
@@ -176,8 +184,7 @@ class Search:
         values = [self.values_at(x) for x in state.free]
         began = time.perf_counter()
         metrics = self.hard(values, self.scenarios)
-        state.hard_runs += metrics.shape[0] * metrics.shape[1]
-        state.hard_seconds += time.perf_counter() - began
+        self._ran(state, metrics, time.perf_counter() - began)
         kept = [self._keep(state, Found(v, self.goal.score(m))) for v, m in zip(values, metrics, strict=True)]
         return any(kept)
 
@@ -204,19 +211,21 @@ class Search:
 
     def _gradient(self, state: SearchState, values, metrics, batch, lagrangian, free) -> tuple[np.ndarray, int]:
         """(P,) of the merit with respect to the logits, and how many scenarios gave none: one that fails does not spoil the others."""
-        began = time.perf_counter()
         weights, policy = self.goal.weights(metrics, lagrangian), self.policy_at(values)
         total, lost = np.zeros(len(free)), 0
         for name, mine in zip(batch, weights, strict=True):
             if not np.any(mine):
                 continue
+            began = time.perf_counter()
             found = self.study.gradient(policy, name, mine).slopes
+            seconds = time.perf_counter() - began
             state.gradients += 1
+            state.gradient_seconds += seconds
+            state.gradient_quickest = min(state.gradient_quickest, seconds)
             if np.all(np.isfinite(found)):
                 total += found
             else:
                 lost += 1
-        state.gradient_seconds += time.perf_counter() - began
         lost += int(np.sum(~np.isfinite(metrics[:, 0])))
         return total * np.array([float(p.slope(x)) for p, x in zip(self.parameters, free, strict=True)]), lost
 
@@ -241,7 +250,18 @@ class Search:
             arrays[f"lagrangian {r}"] = np.array([lagrangian.penalty, lagrangian.violation, *lagrangian.multipliers])
         for i, found in enumerate(state.best):
             arrays[f"best {i}"] = np.array([found.score.objective, *found.score.violations, *found.values])
-        numbers = ("step", "stale", "seconds", "hard_runs", "gradients", "hard_seconds", "gradient_seconds", "history")
+        numbers = (
+            "step",
+            "stale",
+            "seconds",
+            "hard_runs",
+            "gradients",
+            "hard_seconds",
+            "gradient_seconds",
+            "hard_quickest",
+            "gradient_quickest",
+            "history",
+        )
         arrays["rest"] = np.frombuffer(json.dumps({n: getattr(state, n) for n in numbers}).encode(), np.uint8)
         with io.BytesIO() as buffer:
             np.savez(buffer, **arrays)
