@@ -67,7 +67,8 @@ class PenaltySpec(Spec):
 
     start: Positive = Field(10.0, description="weight of squared violations at first, each measured by its bound")
     growth: Annotated[Number, Field(ge=1, le=100)] = Field(2.0, description="of that weight, when a violation has not become smaller by a quarter")
-    every: Annotated[Whole, Field(ge=1)] = Field(5, description="steps between two updates of the multipliers")
+    most: Positive = Field(100.0, description="largest weight")
+    every: Annotated[Whole, Field(ge=1)] = Field(10, description="steps between two updates of the multipliers")
     tolerance: NonNegative = Field(1e-3, description="violation, as a share of the bound, that counts as none")
 
 

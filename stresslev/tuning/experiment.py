@@ -17,12 +17,13 @@ from stresslev.config.experiment import ExperimentSpec
 from stresslev.config.load import Plan, load_plan, load_policy, read_toml, resolve, validate
 from stresslev.config.policy import PolicySpec
 from stresslev.errors import InputError, Problem, did_you_mean
-from stresslev.parameters import Parameter, value_at
+from stresslev.objectives import OBJECTIVES
+from stresslev.parameters import Parameter, check, value_at
 from stresslev.tuning import explain
 from stresslev.tuning.goal import Goal, goal_of, metrics_of
 from stresslev.tuning.judgement import Judgement, judge
 from stresslev.tuning.rivals import RIVALS
-from stresslev.tuning.search import Found, Search, SearchState
+from stresslev.tuning.search import Found, Search, SearchState, optimizer_of
 from stresslev.tuning.study import Study
 from stresslev.write import atomically
 
@@ -92,6 +93,11 @@ def load_experiment(path: str | Path, *, accounts: int | None = None, overrides:
     reference = plan.policy if spec.reference is None else load_policy(resolve(spec.reference, base), plan.system)
     others = {Path(p).stem: load_policy(resolve(p, base), plan.system) for p in spec.judgement.references}
     experiment = Experiment(spec, file, plan, reference, others)
+    optimizer_of(spec.optimizer, str(file))
+    check(experiment.parameters, plan.policy, str(file))
+    for metric in metrics_of(spec):
+        if metric not in OBJECTIVES:
+            raise InputError(file, Problem("metric", metric, "has no derivative, or is no metric", did_you_mean(metric, list(OBJECTIVES))))
     taken = {UNTUNED, TUNED, "reference", *RIVALS} & set(others)
     if taken:
         raise InputError(file, Problem("judgement.references", sorted(taken)[0], "is a name that the experiment uses itself", "rename the file"))

@@ -27,8 +27,9 @@ class Lagrangian:
         """(C,) derivative of `value` with respect to the violations."""
         return np.maximum(0, self.multipliers + self.penalty * violations)
 
-    def updated(self, violations: np.ndarray, growth: float) -> "Lagrangian":
-        """Multipliers after some steps; the penalty grows when the largest violation has not fallen by a quarter."""
-        worst = float(np.max(np.maximum(violations, 0), initial=0.0))
-        slow = worst > 0.75 * self.violation
-        return replace(self, multipliers=self.weights(violations), penalty=self.penalty * (growth if slow else 1.0), violation=worst)
+    def updated(self, violations: np.ndarray, growth: float, tolerance: float = 0.0, most: float = np.inf) -> "Lagrangian":
+        """Multipliers after some steps; the penalty grows, to `most`, when the worst violation exceeds `tolerance` and has not fallen by a quarter."""
+        worst = float(np.max(violations, initial=0.0))
+        slow = worst > max(0.75 * self.violation, tolerance)
+        penalty = min(self.penalty * (growth if slow else 1.0), most)
+        return replace(self, multipliers=self.weights(violations), penalty=penalty, violation=max(worst, tolerance))

@@ -92,6 +92,12 @@ class Search:
         self.spec, self.penalty, self.seed, self.file = spec, penalty, seed, file
         self.parameters: tuple[Parameter, ...] = study.parameters
         self.optimizer = optimizer_of(spec, file)
+        self._move = jax.jit(self._moved)
+
+    def _moved(self, gradient: jax.Array, state, free: jax.Array):
+        """One step of the optimiser: where it leads, and its state."""
+        update, state = self.optimizer.update(gradient, state, free)
+        return optax.apply_updates(free, update), state
 
     def start(self, values: np.ndarray | None = None) -> SearchState:
         """At the policy's own values (or others), and around them."""
@@ -140,9 +146,9 @@ class Search:
             if batch == self.scenarios:
                 improved |= self._keep(state, Found(values[r], score))
             gradient, lost = self._gradient(state, values[r], metrics[r], batch, state.lagrangians[r], state.free[r])
-            with jax.enable_x64(True):
-                update, state.optimizers[r] = self.optimizer.update(jnp.asarray(gradient), state.optimizers[r], jnp.asarray(state.free[r]))
-                state.free[r] = np.asarray(optax.apply_updates(jnp.asarray(state.free[r]), update))
+            with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
+                moved, state.optimizers[r] = self._move(jnp.asarray(gradient), state.optimizers[r], jnp.asarray(state.free[r]))
+                state.free[r] = np.asarray(moved)
             state.history.append(
                 {
                     "step": state.step,
@@ -158,7 +164,8 @@ class Search:
                 }
             )
             if (state.step + 1) % self.penalty.every == 0:
-                state.lagrangians[r] = state.lagrangians[r].updated(score.violations, self.penalty.growth)
+                limits = self.penalty.growth, self.penalty.tolerance, self.penalty.most
+                state.lagrangians[r] = state.lagrangians[r].updated(score.violations, *limits)
             worst = max([0.0, *score.violations])
             told(f"step {state.step + 1} objective {score.objective:.4g} violation {worst:.2g} gradient {np.linalg.norm(gradient):.2g}")
         if batch != self.scenarios and self._due(state.step):
@@ -250,18 +257,7 @@ class Search:
             arrays[f"lagrangian {r}"] = np.array([lagrangian.penalty, lagrangian.violation, *lagrangian.multipliers])
         for i, found in enumerate(state.best):
             arrays[f"best {i}"] = np.array([found.score.objective, *found.score.violations, *found.values])
-        numbers = (
-            "step",
-            "stale",
-            "seconds",
-            "hard_runs",
-            "gradients",
-            "hard_seconds",
-            "gradient_seconds",
-            "hard_quickest",
-            "gradient_quickest",
-            "history",
-        )
+        numbers = [f.name for f in fields(state) if f.name not in ("free", "optimizers", "lagrangians", "best")]
         arrays["rest"] = np.frombuffer(json.dumps({n: getattr(state, n) for n in numbers}).encode(), np.uint8)
         with io.BytesIO() as buffer:
             np.savez(buffer, **arrays)
