@@ -71,7 +71,7 @@ def _lends(start: Start) -> Array:
 
 def _both_sides(start: Start, long: Array, short: Array) -> Array:
     """(T, V, A) positions of both sides; of a lender only the debt repaid."""
-    return jnp.where(_lends(start)[:, None], 0, long) + short
+    return jnp.where(_lends(start)[None, :, None], 0, long) + short
 
 
 def _fall(price: Array, start: Array) -> Array:
@@ -79,8 +79,8 @@ def _fall(price: Array, start: Array) -> Array:
 
 
 def _allowed(record: Record, start: Start) -> Array:
-    there = jnp.isfinite(record.cap) & (record.cap > 0) & (start.open_interest > 0)
-    held = jnp.where(there, start.open_interest, 0)
+    there = jnp.isfinite(record.cap) & (record.cap > 0) & (start.open_interest > 0)[None]
+    held = jnp.where(there, start.open_interest[None], 0)
     margin = jnp.sum(held / jnp.where(there, record.cap, 1))
     return jnp.sum(held) / jnp.where(margin > 0, margin, jnp.nan)
 
@@ -90,7 +90,7 @@ def _of_held(start: Start, first: Array, later: Array) -> Array:
     held = jnp.where(jnp.sum(start.open_interest) > 0, start.open_interest, start.supplied)
     size = jnp.sum(held)
     factor = jnp.concatenate([first[None], later])
-    return jnp.sum(jnp.where(held > 0, factor, 0) * held, axis=(1, 2)) / jnp.where(size > 0, size, 1)
+    return jnp.sum(jnp.where((held > 0)[None], factor, 0) * held[None], axis=(1, 2)) / jnp.where(size > 0, size, 1)
 
 
 def _margin(record: Record, start: Start) -> Array:
@@ -118,7 +118,7 @@ OBJECTIVES: dict[str, Objective] = {
         _both_sides(s, r.flows.closed_long_usd, r.flows.closed_short_usd) + r.flows.reduced_usd, s
     ),
     "liquidated_notional_share": lambda r, s: (
-        jnp.sum(_both_sides(s, r.flows.closed_long, r.flows.closed_short) * s.price) / jnp.sum(s.held + s.borrowed)
+        jnp.sum(_both_sides(s, r.flows.closed_long, r.flows.closed_short) * s.price[None, None]) / jnp.sum(s.held + s.borrowed)
     ),
     "margin_called_over_open_interest": lambda r, s: _over_interest(r.flows.margin_posted, s),
     "endogenous_fall": lambda r, s: jnp.max(_fall(r.price, s.price) - _fall(r.exogenous_price, s.price)),

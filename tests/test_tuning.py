@@ -10,16 +10,19 @@ import xarray as xr
 
 from stresslev import cli
 from stresslev.config.experiment import OptimizerSpec, PenaltySpec
-from stresslev.config.load import load_policy, load_system
+from stresslev.config.load import load_plan, load_policy, load_system
 from stresslev.config.policy import PolicySpec
 from stresslev.errors import InputError
 from stresslev.parameters import Parameter, toml_of, value_at, with_values
 from stresslev.tuning.bandwidth import LEAST, MOST, band, effective
+from stresslev.tuning.check import check_gradients
 from stresslev.tuning.goal import Bound, Goal, measure_of
 from stresslev.tuning.lagrangian import Lagrangian
 from stresslev.tuning.measures import Measure
+from stresslev.tuning.results import EXPERIMENT_FILES
 from stresslev.tuning.rivals import RIVALS
 from stresslev.tuning.search import Search
+from tests.conftest import ROOT
 
 POLICIES = ("all_rules", "fixed", "real_tiers", "volatility")
 PARAMETERS = (Parameter("maintenance_multiplier", 0.5, 4.0, "log"), Parameter("caps.floor", 1.0, 9.0))
@@ -197,3 +200,60 @@ def test_a_bad_experiment_is_refused_by_key(tmp_path, capsys, change, parts):
     said = capsys.readouterr().err
     assert stop.value.code == 2 and all(p in said for p in parts), said
     assert [p.name for p in tmp_path.iterdir()] == ["e.toml"]
+
+
+SYSTEM = "experiments/bench/systems/isolated_one_market.toml"
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory):
+    """Folder of a small experiment, and what the command said."""
+    place = tmp_path_factory.mktemp("tuned")
+    text = f"""
+kind = "experiment"
+name = "small"
+suite = "{ROOT / "experiments/tuning/history_suite.toml"}"
+policy = "fixed"
+accounts = 2000
+precision = 64
+stepping = "all"
+train = ["gap_35_half_depth"]
+held_out = ["squeeze_54_half_depth"]
+parameters = {{ "maintenance_multiplier" = {{ low = 0.5, high = 3, scale = "log" }} }}
+optimizer = {{ steps = 3, learning_rate = 0.5 }}
+judgement = {{ books = 2, references = [], rivals = ["random"] }}
+"""
+    (place / "small.toml").write_text(text, encoding="utf-8")
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["tune", str(place / "small.toml"), "--out", str(place / "r")])
+    assert stop.value.code in (0, 1)
+    return place
+
+
+def test_an_experiment_writes_what_it_found(tuned):
+    assert {p.name for p in tuned.iterdir()} == {"small.toml", "r"}
+    assert {p.name for p in (tuned / "r").iterdir()} == EXPERIMENT_FILES
+    data = json.loads((tuned / "r" / "experiment.json").read_text())
+    history = [h["objective"] for h in data["history"]]
+    assert len(history) == 3 and min(history[1:]) < history[0] and all(h["gradient_norm"] > 0 for h in data["history"])
+    policy = load_policy(tuned / "r" / "policy.toml", load_system(ROOT / SYSTEM))
+    assert policy.maintenance_multiplier == pytest.approx(data["parameters"][0]["tuned"])
+    assert data["headline"] in (tuned / "r" / "report.html").read_text()
+    groups = {(v["policy"], v["group"]) for v in data["verdicts"]}
+    assert groups == {(p, g) for p in ("untuned", "tuned", "random") for g in ("train", "held_out")}
+
+
+def test_the_estimator_agrees_with_differences_of_the_hard_rules(tuned):
+    """With the program that the experiment has compiled; 2,000 accounts make differences rough, which is what the error bars say."""
+    plan = load_plan("gap_35_half_depth", system=ROOT / SYSTEM, policy="fixed", accounts=2000, precision=64)
+    (found,) = check_gradients(plan, ["maintenance_multiplier"], ["bad_debt_over_open_interest"], step=0.1, books=4, stepping="all")
+    assert found.differences[0] < 0 and found.estimates[0, 0] < 0
+    assert abs(found.estimates[0, 0] - found.differences[0]) < max(3 * found.errors[0], 0.2 * abs(found.differences[0]))
+    assert found.smoothed[0] == pytest.approx(found.value, rel=0.05)
+
+
+def test_there_must_be_a_checkpoint_to_resume_from(tuned, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["tune", str(tuned / "small.toml"), "--out", str(tuned / "new"), "--resume"])
+    assert stop.value.code == 2 and "no checkpoint" in capsys.readouterr().err
+    assert not (tuned / "new").exists()

@@ -28,8 +28,9 @@ class Lagrangian:
         return np.maximum(0, self.multipliers + self.penalty * violations)
 
     def updated(self, violations: np.ndarray, growth: float, tolerance: float = 0.0, most: float = np.inf) -> "Lagrangian":
-        """Multipliers after some steps; the penalty grows, to `most`, when the worst violation exceeds `tolerance` and has not fallen by a quarter."""
+        """Multipliers after some steps; the penalty grows, to `most`, when the worst violation exceeds `tolerance` and has hardly fallen."""
         worst = float(np.max(violations, initial=0.0))
+        # hardly: by less than a quarter
         slow = worst > max(0.75 * self.violation, tolerance)
         penalty = min(self.penalty * (growth if slow else 1.0), most)
         return replace(self, multipliers=self.weights(violations), penalty=penalty, violation=max(worst, tolerance))
