@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from stresslev.book import files
-from stresslev.config import assets, behaviour, policy, pools, spec
+from stresslev.config import assets, behaviour, experiment, policy, pools, spec
 from stresslev.config.tiers import TierTable
 from stresslev.metrics import METRICS
 
@@ -74,6 +74,13 @@ TABLES = (
     ("`[margin]`", "Terms of portfolio margin, see policies/portfolio_margin.md.", policy.MarginSpec),
     ("`[funding]`", "Funding rules, see policies/funding.md.", policy.FundingPolicySpec),
     ("`[limits.METRIC]`", "A bound on a metric, for every scenario.", spec.LimitSpec),
+    ("Experiment", '`kind = "experiment"`: what `stresslev tune` does.', experiment.ExperimentSpec),
+    ("`[objective]`", "What is to be made small.", experiment.ObjectiveSpec),
+    ("`[[constraints]]`", "What must hold meanwhile.", experiment.ConstraintSpec),
+    ('`[parameters."PATH"]`', "Bounds of a number of the policy; `[low, high]` does too.", experiment.ParameterSpec),
+    ("`[optimizer]`", "How the gradient is followed, see optax.", experiment.OptimizerSpec),
+    ("`[penalty]`", "The augmented Lagrangian of the constraints.", experiment.PenaltySpec),
+    ("`[judgement]`", "How the tuned policy is held against others.", experiment.JudgementSpec),
 )
 
 HEAD = """# Files
