@@ -22,8 +22,8 @@ from stresslev.engine import network, status
 from stresslev.engine.batch import Rules
 from stresslev.engine.simulate import all_channels, residual_tolerance
 from stresslev.engine.step import Record, open_interest
-from stresslev.engine.types import Channels, Policy, State, System, cast
 from stresslev.engine.types import Path as EnginePath
+from stresslev.engine.types import Policy, State, System, cast
 from stresslev.errors import NumericalFailure
 from stresslev.sharding import ONE, Sharding
 from stresslev.shocks.paths import Shock
@@ -142,13 +142,11 @@ def _check(name: str, bits) -> None:
             raise NumericalFailure(f"{name}: " + " ".join(status.sentences(int(one) & status.FAILURES)))
 
 
-def _advance(
-    ready: Prepared, name: str, rounds: int, progress: Progress, look: Look | None = None, channels: Channels | None = None
-) -> tuple[State, list[Record]]:
-    """Run all steps, with all channels open when not given. `look` is shown the state after every chunk."""
+def _advance(ready: Prepared, name: str, rounds: int, progress: Progress, look: Look | None = None) -> tuple[State, list[Record]]:
+    """Run all steps. `look` is shown the state after every chunk."""
     sharding = ready.sharding
     # the engine takes over the buffers of the state it is given, and two leaves of a fresh state may be the same buffer
-    channels, state = all_channels(ready.dtype) if channels is None else channels, jax.tree.map(jnp.copy, ready.state)
+    channels, state = all_channels(ready.dtype), jax.tree.map(jnp.copy, ready.state)
     steps = ready.path.log_price.shape[0]
     records, size = [], chunk_length(steps)
     progress(name, 0, steps)
@@ -376,19 +374,16 @@ def attribute(
     """
     ready = prepare(plan, scenario, shock, book, "accounts", sharding=sharding)
     design = attribution.design(attribution.present(plan.system, ready.system.owners is not None))
-    name, runs = f"{label or scenario.name}: attribution", design.channels(ready.dtype)
-    if sharding.mesh is None:
-        records = _one_by_one(ready, name, plan.run.max_rounds, progress, runs)
-    else:
-        # runs that fill up the last group of devices repeat the full run, and nobody reads them
-        filled = sharding.filled(len(design.open))
-        runs = jax.tree.map(lambda x: np.append(x, x[-1:].repeat(filled - len(x))), runs)
+    name = f"{label or scenario.name}: attribution"
+    # runs that fill up the last group of devices repeat the full run, and nobody reads them
+    runs = sharding.filled(len(design.open))
+    channels = jax.tree.map(lambda x: np.append(x, x[-1:].repeat(runs - len(x))), design.channels(ready.dtype))
+    arguments = batches.alike(ready.run(plan.run.max_rounds), channels, sharding)
 
-        def look(states: State, step: int) -> None:
-            _check(name, sharding.gathered(states.status))
+    def look(states: State, step: int) -> None:
+        _check(name, sharding.gathered(states.status))
 
-        arguments = batches.alike(ready.run(plan.run.max_rounds), runs, sharding)
-        _, records = batches.drive(*arguments, progress=progress, name=name, look=look, sharding=sharding)
+    _, records = batches.drive(*arguments, progress=progress, name=name, look=look, sharding=sharding)
     deficit = sum(host(r.flows.deficit).sum(axis=1) for r in records)
     debt = host(records[-1].bad_debt)[:, -1]
     opened, shut = list(design.opened), list(design.shut)
@@ -402,19 +397,6 @@ def attribute(
         pools=book.pools,
         accounts=len(book),
     )
-
-
-def _one_by_one(ready: Prepared, name: str, rounds: int, progress: Progress, runs: Channels) -> list[Record]:
-    """Runs that differ in their channels (leading axis) through the program of a single run. Returns the records of chunks; leading axis of runs."""
-    count, steps = len(jax.tree.leaves(runs)[0]), ready.path.log_price.shape[0]
-    found = []
-    for i in range(count):
-
-        def on(_, done, total, i=i):
-            progress(name, i * total + done, count * steps)
-
-        found.append(_advance(ready, name, rounds, on, channels=jax.tree.map(lambda x, i=i: jnp.asarray(x[i]), runs))[1])
-    return [jax.tree.map(lambda *x: np.stack(x), *chunk) for chunk in zip(*found, strict=True)]
 
 
 def _notes(ready: Prepared, state: State) -> list[str]:

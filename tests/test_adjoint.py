@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.tree_util import Partial
 
 from stresslev import gradient
 from stresslev.engine.adjoint import split
@@ -42,7 +43,7 @@ def _compiled(case, path):
     """The program that steps everybody there and back, over any path of one length."""
     more = {"rounds": 3, "history": 1, "notice": 1, "segment": None}
     ways = gradient.all_channels(jnp.float64)
-    return gradient._everybody.lower(_number, case.system, case.policy, case.populations, path, ways, **more).compile()
+    return gradient._everybody.lower(Partial(_number), None, case.system, case.policy, case.populations, path, ways, None, **more).compile()
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +55,7 @@ def program(cases):
 def gradients(cases, program):
     """Value and derivatives of every case, everybody stepped; by the one program, whose memory is looked at further below."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gradient, "_everybody", lambda loss, *rules, **static: program(*rules))
+        patch.setattr(gradient, "_everybody", lambda *rules, **static: program(*rules))
         return [_gradient(case, "all") for case in cases]
 
 

@@ -14,7 +14,7 @@ ALLOWED = {
     "config": {"config"},
     "shocks": {"shocks", "config", "tables"},
     "book": {"book", "assemble", "config", "engine", "tables", "write"},
-    "importers": {"importers", "config", "tables", "write"},
+    "importers": {"importers", "config", "tables", "toml", "write"},
     "report": {"report", "results", "metrics", "quantities", "write"},
     "metrics": {"procyclicality", "quantities"},
     "quantities": {"procyclicality"},
@@ -38,6 +38,7 @@ ALLOWED = {
     "assemble": {"assemble", "config", "engine", "shocks"},
     "tables": set(),
     "write": set(),
+    "toml": set(),
     "errors": set(),
     "doctor": set(),
 }

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
 
 from stresslev.engine import margin, portfolio, requirement, select, smooth
@@ -223,12 +222,13 @@ def demand(accounts: Accounts, system: System, multiplier: Array, prices: Prices
     found = ranks(under, accounts.block_pool, pools)
 
     dtype = prices.mark.dtype
-    zero, none = np.zeros(pools, dtype), np.zeros(pools, np.int32)
+    zero, none = jnp.zeros((pools,), dtype), jnp.zeros((pools,), jnp.int32)
     many = tuple(zero for _ in accounts.quantity)
     nothing = (zero, many, many, tuple(zero for _ in accounts.collateral), none)
 
     def local(batch, context):
         (some, under, grant), (system, multiplier, prices) = batch, context
+        zero, none = jnp.zeros((pools,), dtype), jnp.zeros((pools,), jnp.int32)
         some = smooth.whole(some)
         rules = rules_for(some, system, multiplier, prices)
         health, share, _, waits = _close(some, rules, under)
@@ -311,11 +311,12 @@ def bankrupt(
 ) -> Bankrupt:
     """The accounts that would leave a deficit if they were closed at a fill that stands `displaced` (V, A) USD away from the reference."""
     pools, assets = multiplier.shape
-    zero = np.zeros(pools, prices.mark.dtype)
+    zero = jnp.zeros((pools,), prices.mark.dtype)
     many = tuple(zero for _ in accounts.quantity)
 
     def local(batch, context):
         (some, under, grant), (system, multiplier, prices, share, displaced) = batch, context
+        zero = jnp.zeros((pools,), prices.mark.dtype)
         some = smooth.whole(some)
         rules = rules_for(some, system, multiplier, prices)
         health, wanted, _, waits = _close(some, rules, under)
@@ -360,12 +361,13 @@ def settle(accounts: Accounts, system: System, multiplier: Array, prices: Prices
     """Carry out the fills: positions, coins, cash, fees and deficits of the accounts that were under margin."""
     pools, assets = multiplier.shape
     dtype = prices.mark.dtype
-    zero, nobody = np.zeros(pools, dtype), np.zeros(pools, np.int32)
+    zero, nobody = jnp.zeros((pools,), dtype), jnp.zeros((pools,), jnp.int32)
     many, none = tuple(zero for _ in accounts.quantity), tuple(zero for _ in accounts.collateral)
     nothing = (zero, zero, zero, zero, nobody, zero, many, none)
 
     def local(batch, context):
         (gathered, under, grant), (system, multiplier, prices, fills) = batch, context
+        zero, nobody = jnp.zeros((pools,), dtype), jnp.zeros((pools,), jnp.int32)
         fill_gain = contract_gain(system, fills.displaced, prices.funding)
         after_gain = contract_gain(system, fills.displaced_after, prices.funding)
         fill_unit = unit_value(system, fills.displaced + prices.venue - prices.venue_displaced)

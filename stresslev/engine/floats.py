@@ -2,7 +2,6 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 
@@ -30,11 +29,6 @@ def split(tree):
     """The floating leaves of a tree, and a function that puts others in their place."""
     floats, others, together = parted(tree)
     return floats, lambda new: together(new, others)
-
-
-def no_derivative(tree):
-    """What JAX wants for derivatives with respect to leaves that have none."""
-    return jax.tree.map(lambda x: np.zeros(np.shape(x), jax.dtypes.float0), tree)
 
 
 def zeros(floats: tuple[Array, ...]) -> tuple[Array, ...]:

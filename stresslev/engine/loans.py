@@ -11,12 +11,12 @@ from dataclasses import dataclass, field, replace
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
 
 from stresslev.engine import smooth
 from stresslev.engine.blocks import add_by_pool, column, once, over_devices, pool_sum
-from stresslev.engine.places import Ranks, over_batches, ranks
+from stresslev.engine.loan_results import LoanDemand, LoanSettlement
+from stresslev.engine.places import over_batches, ranks
 from stresslev.engine.smooth import Smoothing
 
 #: Roundings by which what a liquidator receives may fall short of what he requires and still be enough.
@@ -76,44 +76,6 @@ class LendingRules:
     auction_growth: Array  # (V,) per step of age
     auction_max: Array  # (V,)
     required_profit: Array  # (V,) nobody acts unless what is received is worth (1 + this) times what is repaid, at venue prices; -inf: always
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class LoanDemand:
-    """What a population asks to have liquidated, before capacity."""
-
-    under: Array  # (nb, B) bool accounts below a health factor of one: found once, so that all that follows is about the same accounts
-    triggered: Array  # (V,) int32 how many they are
-    notional: Array  # (V,) USD of collateral to be seized or set off, positive cash included, at the marks
-    sold: Array  # (V, A) coins of collateral that reach the market: seized less the protocol fee
-    bought: Array  # (V, A) coins of debt repaid from outside; under market execution estimated at the marks
-    waiting: Array  # (V,) int32 triggered accounts that nobody finds profitable
-    found: Ranks  # the same accounts, for going over them in batches
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class LoanSettlement:
-    """What was carried out, summed over accounts.
-
-    Coins of supply fall by `seized + set_off`, coins of debt by `repaid + set_off + written_off`. Cash changes by
-    `sum_a (seized - protocol_fee - repaid) fill + written_off_cash` under market execution, else by `repaid_cash - seized_cash + written_off_cash`.
-    """
-
-    seized: Array  # (V, A) coins of collateral sold or handed over, the protocol's fee included
-    repaid: Array  # (V, A) coins of debt
-    set_off: Array  # (V, A) coins, of collateral and of debt alike
-    protocol_fee: Array  # (V, A) coins, part of `seized`
-    written_off: Array  # (V, A) coins of debt of accounts left without any collateral
-    written_off_cash: Array  # (V,) USD
-    deficit: Array  # (V,) USD, everything written off at the marks
-    seized_cash: Array  # (V,) USD that liquidators took; zero under market execution, where an account pays with it
-    repaid_cash: Array  # (V,) USD of cash debt that liquidators paid; zero under market execution
-    cash_change: Array  # (V,) USD, write-off included
-    supply_change: Array  # (V, A) units
-    debt_change: Array  # (V, A) units, write-off included
-    newly_liquidated: Array  # (V,) int32
 
 
 @dataclass(frozen=True)
@@ -376,10 +338,11 @@ def demand(loans: Loans, rules: LendingRules, threshold: Array, supply_index: Ar
     below = _triggered(loans, threshold, supply_index, borrow_index, mark)
     found = ranks(below, loans.block_pool, pools)
 
-    zero, zeros, none = np.zeros(pools, mark.dtype), np.zeros((pools, assets), mark.dtype), np.zeros(pools, np.int32)
+    zero, zeros, none = jnp.zeros((pools,), mark.dtype), jnp.zeros((pools, assets), mark.dtype), jnp.zeros((pools,), jnp.int32)
 
     def local(batch, context):
         some, below = batch
+        zero, zeros, none = jnp.zeros((pools,), context[-1].dtype), jnp.zeros((pools, assets), context[-1].dtype), jnp.zeros((pools,), jnp.int32)
         rules, *given = context
         part = _part(some, *given[:-1])
         plan, terms = _assess(smooth.whole(some), rules, *given, below)
@@ -479,7 +442,7 @@ def settle(
     Args: those of `demand`; `asked` is its result; `share` (V,) of the demand that is granted; `fill` (V, A) USD per coin.
     """
     pools, assets = mark.shape
-    zero, zeros = np.zeros(pools, mark.dtype), np.zeros((pools, assets), mark.dtype)
+    zero, zeros = jnp.zeros((pools,), mark.dtype), jnp.zeros((pools, assets), mark.dtype)
     nothing = LoanSettlement(
         seized=zeros,
         repaid=zeros,
@@ -493,7 +456,7 @@ def settle(
         cash_change=zero,
         supply_change=zeros,
         debt_change=zeros,
-        newly_liquidated=np.zeros(pools, np.int32),
+        newly_liquidated=jnp.zeros((pools,), jnp.int32),
     )
 
     def local(batch, context):
@@ -507,7 +470,7 @@ def settle(
             # of the part that is triggered as much is carried out whole as is granted; where nobody acts, nothing
             part = jnp.where(plan.triggered & _acts(plan, terms), granted * _part(some, *seen), 0)
             granted = jnp.ones_like(granted)
-        after, done = _carry_out(begun, plan, terms, index, granted, price, part, nothing)
+        after, done = _carry_out(begun, plan, terms, index, granted, price, part, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), nothing))
         if some.smoothing is not None:
             after = smooth.parted(some, begun, after, part, lambda p: above(p, *seen))
         return (after, under), done

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from stresslev.engine.blocks import once, pool_sum
-from stresslev.engine.floats import no_derivative, parted, zeros
+from stresslev.engine.floats import parted, zeros
 
 #: Accounts per word: a float32 sums that many different powers of two exactly.
 _WORD = 16
@@ -231,7 +231,7 @@ def over_batches(found: Ranks, accounts, local, context, sums, *, writes: bool =
 
         start = (tuple(of_after) if writes else zeros(own)), zeros(given)
         of_own, of_given = loop(found, start, each)
-        return of_own, of_given, tuple(of_sums), no_derivative(rest)
+        return of_own, of_given, tuple(of_sums), None
 
     run.defvjp(there, back)
     floats, _, _ = parted(sums)
