@@ -9,10 +9,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from stresslev import cache
+from stresslev.cli_score import Sets
 from stresslev.errors import InputError, Problem
 from stresslev.write import atomically
-
-Sets = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. system.assets.BTC.depth_usd=1e8. Repeatable.")]
 
 
 def gradcheck_command(

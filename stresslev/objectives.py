@@ -3,7 +3,7 @@
 What counts accounts, or looks at single ones, has none: a change of a parameter changes it by whole accounts.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import jax
@@ -12,6 +12,7 @@ import numpy as np
 from jax import Array
 
 from stresslev.engine.step import Record
+from stresslev.errors import InputError, Problem, did_you_mean
 from stresslev.quantities import LEAST_FALL
 
 
@@ -129,3 +130,10 @@ OBJECTIVES: dict[str, Objective] = {
     "margin_peak_to_trough": lambda r, s: _peak_to_trough(_margin(r, s)),
     "initial_margin_peak_to_trough": lambda r, s: _peak_to_trough(_initial_margin(r, s)),
 }
+
+
+def check_objectives(names: Iterable[str], file: str) -> None:
+    """Refuse names that are not among `OBJECTIVES`. Raises InputError."""
+    for name in names:
+        if name not in OBJECTIVES:
+            raise InputError(file, Problem("metric", name, "has no derivative, or is no metric", did_you_mean(name, OBJECTIVES)))

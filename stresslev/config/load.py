@@ -3,6 +3,7 @@
 import os
 import re
 import tomllib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -93,8 +94,10 @@ def read_toml(path: Path) -> dict:
         raise InputError(path, Problem("file", "", f"is not valid TOML: {error}", "correct that line")) from None
 
 
-def parse_override(text: str) -> tuple[list[str], object]:
+def parse_override(text: str, roots: Iterable[str] = ROOTS, example: str = "system.assets.BTC.depth_usd=1e8") -> tuple[list[str], object]:
     """`dotted.key=value` as a key path and a TOML value; what is no TOML value is taken as a string.
+
+    Args: `roots`, what a key may begin with; `example` for the message.
 
     Raises:
       InputError: no '=', an empty key, or an unknown root.
@@ -103,9 +106,9 @@ def parse_override(text: str) -> tuple[list[str], object]:
     # parts may be quoted as in TOML, for names with dots: scenarios."fall.1".shock_scale
     parts = [p.strip().strip('"') for p in re.findall(r'"[^"]*"|[^."]+', key)]
     if not sign or not parts or not all(parts):
-        raise InputError("--set", Problem(text, "", "is not dotted.key=value", "write for example --set system.assets.BTC.depth_usd=1e8"))
-    if parts[0] not in ROOTS:
-        raise InputError("--set", Problem(key, "", f"begins with {parts[0]!r}", did_you_mean(parts[0], ROOTS)))
+        raise InputError("--set", Problem(text, "", "is not dotted.key=value", f"write for example --set {example}"))
+    if parts[0] not in roots:
+        raise InputError("--set", Problem(key, "", f"begins with {parts[0]!r}", did_you_mean(parts[0], roots)))
     try:
         parsed = tomllib.loads(f"x = {value.strip()}")["x"]
     except (ValueError, RecursionError):
@@ -113,7 +116,8 @@ def parse_override(text: str) -> tuple[list[str], object]:
     return parts, parsed
 
 
-def _apply(data: dict, parts: list[str], value, whole: str) -> None:
+def apply_override(data: dict, parts: list[str], value, whole: str) -> None:
+    """Put a value into nested tables. Raises InputError where a value stands in the way of a table."""
     node = data
     for depth, part in enumerate(parts[:-1], start=1):
         node = node.setdefault(part, {})
@@ -355,13 +359,13 @@ def load_plan(path: str | Path, *, system: str | Path | None = None, policy: str
         suite_data = data
     policy_data, policy_path = _policy_data(policy, suite_data, main)
     for parts, value in by_root.get("policy", ()):
-        _apply(policy_data, parts, value, ".".join(["policy", *parts]))
+        apply_override(policy_data, parts, value, ".".join(["policy", *parts]))
     for root in ("run", "limits"):
         for parts, value in by_root.get(root, ()):
-            _apply(suite_data, [root, *parts], value, ".".join([root, *parts]))
+            apply_override(suite_data, [root, *parts], value, ".".join([root, *parts]))
     for key, value in run.items():
         if value is not None:
-            _apply(suite_data, ["run", key], value, f"run.{key}")
+            apply_override(suite_data, ["run", key], value, f"run.{key}")
     if policy is None:
         suite_data["policy"] = policy_data
     suite: SuiteSpec = validate(SuiteSpec, suite_data, main)
@@ -370,13 +374,13 @@ def load_plan(path: str | Path, *, system: str | Path | None = None, policy: str
     system_data = read_toml(system_path)
     _expect_kind(system_data, system_path, ("system",))
     for parts, value in by_root.get("system", ()):
-        _apply(system_data, parts, value, ".".join(["system", *parts]))
+        apply_override(system_data, parts, value, ".".join(["system", *parts]))
     if accounts is not None:
         book = system_data.get("book")
         if isinstance(book, dict) and book.get("file"):
             fix = "leave --accounts out, or remove book.file"
             raise InputError("--accounts", Problem("accounts", str(accounts), "the book comes from a file, it is not sampled", fix))
-        _apply(system_data, ["book", "accounts"], accounts, "system.book.accounts")
+        apply_override(system_data, ["book", "accounts"], accounts, "system.book.accounts")
     system_spec = _system(system_data, system_path)
 
     scenarios, files = [], {"suite": str(main), "system": str(system_path)}
@@ -388,10 +392,10 @@ def load_plan(path: str | Path, *, system: str | Path | None = None, policy: str
         own = scenario_data.get("name")
         known.add(str(own))
         for parts, value in by_root.get("scenario", ()):
-            _apply(scenario_data, parts, value, ".".join(["scenario", *parts]))
+            apply_override(scenario_data, parts, value, ".".join(["scenario", *parts]))
         for parts, value in by_root.get("scenarios", ()):
             if parts[0] == own and parts[1:]:
-                _apply(scenario_data, parts[1:], value, ".".join(["scenarios", *parts]))
+                apply_override(scenario_data, parts[1:], value, ".".join(["scenarios", *parts]))
         spec = validate(ScenarioSpec, scenario_data, scenario_path)
         _check_scenario(spec, system_spec, scenario_path)
         if f"scenario:{spec.name}" in files:

@@ -19,7 +19,8 @@ from stresslev.engine.leverage.in_force import fixed_terms, sized
 from stresslev.engine.loan_profile import LoanProfile
 from stresslev.engine.loans import Loans
 from stresslev.engine.owners import by_owner
-from stresslev.engine.places import Places, Ranks, place_of, places, put, ranks, take
+from stresslev.engine.places import Places, Ranks, place_of, places, put, ranks
+from stresslev.engine.places import gathered as arrays_at
 from stresslev.engine.prices import common_log_price, venue_log_price
 from stresslev.engine.profile import Profile
 from stresslev.engine.span import Span, distance_kept, sleepers
@@ -157,12 +158,12 @@ def room(population: Accounts | Loans, share: float) -> tuple[int, int]:
 
 def gathered(population: Accounts | Loans, at: Places) -> Accounts | Loans:
     """The accounts at some places as a population; empty ones where nobody stands."""
-    some = jax.tree.map(lambda x: take(x, at, False if x.dtype == jnp.bool_ else 0) if x.ndim == 2 else x, population)
+    some = arrays_at(population, at)
     if isinstance(some, Loans):
-        return replace(some, block_pool=at.pool)
+        return some
     there = (at.slot < population.liquidated.size).reshape(at.pool.shape[0], -1)
     whole = {name: jnp.where(there, x, 1) for name in ("appetite", "allowed") if (x := getattr(some, name)) is not None}
-    return replace(some, block_pool=at.pool, entry=tuple(jnp.where(there, e, 1) for e in some.entry), **whole)
+    return replace(some, entry=tuple(jnp.where(there, e, 1) for e in some.entry), **whole)
 
 
 def _scattered(population: Accounts | Loans, after: Accounts | Loans, at: Places) -> Accounts | Loans:

@@ -14,10 +14,10 @@ import numpy as np
 from stresslev import provenance
 from stresslev.batches import Progress, silent
 from stresslev.config.experiment import ExperimentSpec
-from stresslev.config.load import Plan, load_plan, load_policy, read_toml, resolve, validate
+from stresslev.config.load import Plan, apply_override, load_plan, load_policy, parse_override, read_toml, resolve, validate
 from stresslev.config.policy import PolicySpec
 from stresslev.errors import InputError, Problem, did_you_mean
-from stresslev.objectives import OBJECTIVES
+from stresslev.objectives import check_objectives
 from stresslev.parameters import Parameter, check, value_at
 from stresslev.tuning import explain
 from stresslev.tuning.goal import Goal, goal_of, metrics_of
@@ -77,7 +77,9 @@ def load_experiment(path: str | Path, *, accounts: int | None = None, overrides:
     data = read_toml(file)
     if data.get("kind") != "experiment":
         raise InputError(file, Problem("kind", repr(data.get("kind")), "is not 'experiment'", "give an experiment file"))
-    _override(data, overrides)
+    for text in overrides:
+        parts, value = parse_override(text, ExperimentSpec.model_fields, "optimizer.steps=5")
+        apply_override(data, parts, value, ".".join(parts))
     spec: ExperimentSpec = validate(ExperimentSpec, data, file)
     if accounts is not None:
         spec = spec.model_copy(update={"accounts": accounts})
@@ -95,33 +97,11 @@ def load_experiment(path: str | Path, *, accounts: int | None = None, overrides:
     experiment = Experiment(spec, file, plan, reference, others)
     optimizer_of(spec.optimizer, str(file))
     check(experiment.parameters, plan.policy, str(file))
-    for metric in metrics_of(spec):
-        if metric not in OBJECTIVES:
-            raise InputError(file, Problem("metric", metric, "has no derivative, or is no metric", did_you_mean(metric, list(OBJECTIVES))))
+    check_objectives(metrics_of(spec), str(file))
     taken = {UNTUNED, TUNED, "reference", *RIVALS} & set(others)
     if taken:
         raise InputError(file, Problem("judgement.references", sorted(taken)[0], "is a name that the experiment uses itself", "rename the file"))
     return experiment
-
-
-def _override(data: dict, overrides) -> None:
-    import tomllib
-
-    for text in overrides:
-        key, sign, value = text.partition("=")
-        if not sign or not key.strip():
-            raise InputError("--set", Problem(text, "", "is not dotted.key=value", "write for example --set optimizer.steps=5"))
-        try:
-            parsed = tomllib.loads(f"x = {value.strip()}")["x"]
-        except ValueError:
-            parsed = value.strip()
-        *way, last = key.strip().split(".")
-        node = data
-        for part in way:
-            node = node.setdefault(part, {})
-            if not isinstance(node, dict):
-                raise InputError("--set", Problem(key, "", f"{part} is no table", "name a key of the experiment file"))
-        node[last] = parsed
 
 
 @dataclass

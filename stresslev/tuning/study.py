@@ -16,10 +16,9 @@ from stresslev.config.policy import PolicySpec
 from stresslev.engine.floats import split
 from stresslev.engine.step import Record
 from stresslev.engine.types import State, cast
-from stresslev.errors import InputError, Problem, did_you_mean
 from stresslev.gradient import value_and_grad
 from stresslev.many import simulate_many
-from stresslev.objectives import OBJECTIVES, Start, start_of
+from stresslev.objectives import OBJECTIVES, Start, check_objectives, start_of
 from stresslev.parameters import Parameter, assembled, check
 from stresslev.run import at_start, at_start_prices, load_book, shock_of
 from stresslev.stepping import chosen
@@ -64,10 +63,7 @@ class Study:
           InputError: a parameter or an objective that is none, or a book that cannot be used.
         """
         check(parameters, plan.policy, file)
-        wrong = [name for name in objectives if name not in OBJECTIVES]
-        if wrong:
-            known = did_you_mean(wrong[0], list(OBJECTIVES))
-            raise InputError(file, Problem("objective", wrong[0], "has no derivative, or is no metric", known))
+        check_objectives(objectives, file)
         self.plan, self.parameters, self.objectives = plan, tuple(parameters), tuple(objectives)
         self.stepping, self.file = stepping, file
         self.scenarios = {s.name: (s, shock_of(plan, s)) for s in plan.scenarios}
