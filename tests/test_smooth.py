@@ -39,7 +39,7 @@ def test_the_derivatives_of_the_linear_cascade_are_those_of_theory(band, monkeyp
     if band is None:
         assert mine["shock"] == 1 and mine["margin"] == 0
     else:
-        assert mine == pytest.approx(theory, rel=1e-4)
+        assert mine == pytest.approx(theory, rel=1e-5)
 
 
 def test_the_share_that_passes_is_a_distribution_function():
