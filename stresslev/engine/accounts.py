@@ -4,6 +4,7 @@ Every account is looked at in every round (one dense, fused pass that only reads
 the dearer work of closing and settling is done only for them, and with the same arithmetic.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import jax
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from stresslev.engine import margin, portfolio, requirement, select, smooth
-from stresslev.engine.blocks import add_by_pool, column, once, over_devices, pool_sum
+from stresslev.engine.blocks import by_block, column, once, over_devices, pool_sum
 from stresslev.engine.health import (
     Health,
     Prices,
@@ -20,9 +21,11 @@ from stresslev.engine.health import (
     coins_held,
     contract_gain,
     dot,
+    of_block,
     of_coins,
     of_contracts,
     rules_for,
+    rules_of,
     spread,
     unit_value,
 )
@@ -111,9 +114,13 @@ def _waiting(some: Accounts, rules: Rules, health: Health) -> tuple[Array, Array
     return discount, auctions.active & (discount * gross < gap + auctions.required_profit * gross)
 
 
-def _close(some: Accounts, rules: Rules, under: Array) -> tuple[Health, Array, Array, Array]:
+def _close(some: Accounts, rules: Callable[[], Rules], under: Array) -> tuple[Health, Array, Array, Array]:
     """What the pools' rules ask to close of those under margin: health, share of every position (0 for others), auction discount, and who waits."""
-    health = assess(some, rules)
+    number = some.block_pool[0]
+    return once(lambda: _closing(some, rules(), under, once(lambda: assess(some, rules()), number)), number)
+
+
+def _closing(some: Accounts, rules: Rules, under: Array, health: Health) -> tuple[Health, Array, Array, Array]:
     discount, waits = _waiting(some, rules, health)
     pools, one = rules.pools, jnp.ones_like(health.equity)
     fee = pools["liquidation_fee"] + pools["taker_fee"] + pools["liquidator_fee"] + discount
@@ -228,25 +235,21 @@ def demand(accounts: Accounts, system: System, multiplier: Array, prices: Prices
 
     def local(batch, context):
         (some, under, grant), (system, multiplier, prices) = batch, context
-        zero, none = jnp.zeros((pools,), dtype), jnp.zeros((pools,), jnp.int32)
         some = smooth.whole(some)
-        rules = rules_for(some, system, multiplier, prices)
-        health, share, _, waits = _close(some, rules, under)
+        read = rules_of(some, system, multiplier, prices)
+        health, share, _, waits = _close(some, read, under)
+        rules = read()
         part = _part(some.smoothing, health, waits)
         if grant is not None:
             share, part = _granted(share, part, grant, some.smoothing)
         left, _ = _coins_kept(some, rules, share)
         sold = tuple(k - z for k, z in zip(some.collateral, left, strict=True))
-
-        def total(values):
-            return tuple(add_by_pool(zero, part * x, some.block_pool) for x in values)
-
         return None, (
-            add_by_pool(zero, part * (share * sum(health.notionals[1:], health.notionals[0])), some.block_pool),
-            total([share * jnp.maximum(q, 0) for q in some.quantity]),
-            total([share * jnp.maximum(-q, 0) for q in some.quantity]),
-            total(sold),
-            add_by_pool(none, waits, some.block_pool),
+            part * (share * sum(health.notionals[1:], health.notionals[0])),
+            tuple(part * (share * jnp.maximum(q, 0)) for q in some.quantity),
+            tuple(part * (share * jnp.maximum(-q, 0)) for q in some.quantity),
+            tuple(part * x for x in sold),
+            waits,
         )
 
     these = (_needed(accounts), under, grant)
@@ -274,8 +277,8 @@ def ration(accounts: Accounts, system: System, multiplier: Array, prices: Prices
 
     Worst health first, or whoever has been under margin longest first; ties in order of slot. Pools that ration pro rata give everybody `share` (V,).
     """
-    rules = rules_for(accounts, system, multiplier, prices)
-    health, wanted, _, waits = _close(smooth.whole(accounts), rules, asked.under)
+    read = rules_of(accounts, system, multiplier, prices)
+    health, wanted, _, waits = _close(smooth.whole(accounts), read, asked.under)
     amount = _part(accounts.smoothing, health, waits) * (wanted * sum(health.notionals[1:], health.notionals[0]))
     key = -health.margin_equity / jnp.where(health.required > 0, health.required, jnp.ones_like(health.required))
     order = system.queue[accounts.block_pool]
@@ -316,15 +319,16 @@ def bankrupt(
 
     def local(batch, context):
         (some, under, grant), (system, multiplier, prices, share, displaced) = batch, context
-        zero = jnp.zeros((pools,), prices.mark.dtype)
         some = smooth.whole(some)
-        rules = rules_for(some, system, multiplier, prices)
-        health, wanted, _, waits = _close(some, rules, under)
+        read = rules_of(some, system, multiplier, prices)
+        health, wanted, _, waits = _close(some, read, under)
+        rules = read()
         closed = _part(some.smoothing, health, waits) * (wanted * _share_of(share, grant, some))
-        fill_gain = of_contracts(some, contract_gain(system, displaced, prices.funding))
-        left = _left_at(some, of_coins(some, displaced), fill_gain)
+        gain, moved = by_block((contract_gain(system, displaced, prices.funding), displaced), some.block_pool)()
+        fill_gain = of_block(gain, some.contract_assets)
+        left = _left_at(some, of_block(moved, some.coin_assets), fill_gain)
         closed = jnp.where(left < 0, closed, 0)
-        at_bankruptcy = _bankruptcy_gain(some, rules, health)
+        at_bankruptcy = once(lambda: _bankruptcy_gain(some, read(), health), some.block_pool[0])
         # winners do not take over contracts of fixed face
         linear = some.quantity
         if rules.inverse is not None:
@@ -332,15 +336,12 @@ def bankrupt(
         longs = tuple(closed * jnp.maximum(q, 0) for q in linear)
         shorts = tuple(closed * jnp.maximum(-q, 0) for q in linear)
 
-        def total(values):
-            return tuple(add_by_pool(zero, x, some.block_pool) for x in values)
-
         def times(amounts, factors, sign=1):
-            return [sign * x * f for x, f in zip(amounts, factors, strict=True)]
+            return tuple(sign * x * f for x, f in zip(amounts, factors, strict=True))
 
         saved = [b - f for b, f in zip(at_bankruptcy, fill_gain, strict=True)]
         new = (longs, shorts, times(longs, at_bankruptcy), times(shorts, at_bankruptcy, -1), times(longs, saved), times(shorts, saved, -1))
-        return None, (add_by_pool(zero, closed * jnp.maximum(-left, 0), some.block_pool), tuple(total(values) for values in new))
+        return None, (closed * jnp.maximum(-left, 0), new)
 
     these, context = (_needed(accounts), asked.under, grant), (system, multiplier, prices, share, displaced)
     _, sums = over_batches(asked.found, these, local, context, (zero, (many,) * 6), reverse=accounts.reverse)
@@ -367,21 +368,24 @@ def settle(accounts: Accounts, system: System, multiplier: Array, prices: Prices
 
     def local(batch, context):
         (gathered, under, grant), (system, multiplier, prices, fills) = batch, context
-        zero, nobody = jnp.zeros((pools,), dtype), jnp.zeros((pools,), jnp.int32)
         fill_gain = contract_gain(system, fills.displaced, prices.funding)
         after_gain = contract_gain(system, fills.displaced_after, prices.funding)
         fill_unit = unit_value(system, fills.displaced + prices.venue - prices.venue_displaced)
         some = smooth.whole(gathered)
-        rules = rules_for(some, system, multiplier, prices)
-        health, wanted, discount, waits = _close(some, rules, under)
+        read = rules_of(some, system, multiplier, prices)
+        health, wanted, discount, waits = _close(some, read, under)
+        rules = read()
         share, part_hit = _granted(wanted, _part(some.smoothing, health, waits), _share_of(fills.share, grant, some), some.smoothing)
         kept = tuple((1 - share) * q for q in some.quantity)
         coins, all_sold = _coins_kept(some, rules, share)
         sold = tuple(k - z for k, z in zip(some.collateral, coins, strict=True))
-        gain, displaced = of_contracts(some, fill_gain), of_coins(some, fills.displaced)
-        traded = share * sum(jnp.abs(q) * u for q, u in zip(some.quantity, of_contracts(some, fill_unit), strict=True))
+        by_asset = by_block((fill_gain, fills.displaced, fill_unit, after_gain, fills.displaced_after), some.block_pool)()
+        gain, unit, gain_after = (of_block(by_asset[i], some.contract_assets) for i in (0, 2, 3))
+        displaced, displaced_after = (of_block(by_asset[i], some.coin_assets) for i in (1, 4))
+        traded = share * sum(jnp.abs(q) * u for q, u in zip(some.quantity, unit, strict=True))
         if fills.assumed is not None:
-            gain = _assumed_gain(some, rules, health, gain, fills.assumed, prices.funding, system)
+            market = gain
+            gain = once(lambda: _assumed_gain(some, read(), health, market, fills.assumed, prices.funding, system), some.block_pool[0])
         old = some.equity_at_reference
         left = _left_at(some, displaced, gain)  # if all of it were closed at the fill
         deficit = share * jnp.maximum(-left, 0)
@@ -389,9 +393,9 @@ def settle(accounts: Accounts, system: System, multiplier: Array, prices: Prices
         # where all is sold, what is kept of W and what is left are added up so that an account closed in full at a loss ends at zero exactly
         whole = (1 - share) * old + share * jnp.maximum(left, 0)
         cash = jnp.where(all_sold >= 1, whole, dot(sold, displaced, closed) + deficit)
-        equity_after = margin.equity(cash, kept, of_contracts(some, after_gain))
+        equity_after = margin.equity(cash, kept, gain_after)
         if coins:
-            equity_after = dot(coins, of_coins(some, fills.displaced_after), equity_after)
+            equity_after = dot(coins, displaced_after, equity_after)
         taker = rules.pools["taker_fee"] * traded
         liquidator = (rules.pools["liquidator_fee"] + discount) * traded
         all_of_it = share * jnp.maximum(left, 0) - taker - liquidator
@@ -402,19 +406,15 @@ def settle(accounts: Accounts, system: System, multiplier: Array, prices: Prices
         part = jnp.where(due > 0, paid / jnp.where(due > 0, due, jnp.ones_like(due)), 0)
         cash = cash - paid
         hit = some.liquidated | (part_hit * traded > 0)
-
-        def total(values):
-            return add_by_pool(zero, part_hit * values, some.block_pool)
-
         done = (
-            total(part * to_fund),
-            total(part * taker),
-            total(part * jnp.maximum(liquidator, 0)),
-            total(deficit),
-            add_by_pool(nobody, hit & ~some.liquidated, some.block_pool),
-            total(cash - old),
-            tuple(total(k - q) for k, q in zip(kept, some.quantity, strict=True)),
-            tuple(total(-s) for s in sold),
+            part_hit * (part * to_fund),
+            part_hit * (part * taker),
+            part_hit * (part * jnp.maximum(liquidator, 0)),
+            part_hit * deficit,
+            hit & ~some.liquidated,
+            part_hit * (cash - old),
+            tuple(part_hit * (k - q) for k, q in zip(kept, some.quantity, strict=True)),
+            tuple(part_hit * -s for s in sold),
         )
         after = some.with_holdings((cash, *kept, *coins))
         if some.smoothing is not None:
@@ -445,9 +445,10 @@ def settle(accounts: Accounts, system: System, multiplier: Array, prices: Prices
 def _assumed_gain(some, rules, health, gain, assumed: Assumed, funding: Array, system: System) -> tuple[Array, ...]:
     """The fill of each position, the part that winners assume at its bankruptcy price and the rest in the market, less reference and funding."""
     tried = contract_gain(system, assumed.displaced, funding)
-    left = _left_at(some, of_coins(some, assumed.displaced), of_contracts(some, tried))
+    tried, moved, long_share, short_share = by_block((tried, assumed.displaced, assumed.long_share, assumed.short_share), some.block_pool)()
+    left = _left_at(some, of_block(moved, some.coin_assets), of_block(tried, some.contract_assets))
     at_bankruptcy = _bankruptcy_gain(some, rules, health)
-    longs, shorts = of_contracts(some, assumed.long_share), of_contracts(some, assumed.short_share)
+    longs, shorts = of_block(long_share, some.contract_assets), of_block(short_share, some.contract_assets)
     mixed = []
     for a, (q, g, b, by_long, by_short) in enumerate(zip(some.quantity, gain, at_bankruptcy, longs, shorts, strict=True)):
         part = jnp.where(left < 0, jnp.where(q > 0, by_long, by_short), 0)

@@ -5,6 +5,8 @@ pool and, as blocks are sorted by distance to bankruptcy, of the work. Populatio
 device, and costs nothing. Functions of this module that take no axis see the blocks of one device only.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
@@ -21,9 +23,72 @@ def pool_sum(block_values: Array, block_pool: Array, pools: int) -> Array:
     return jnp.sum(member * block_values[None, :], axis=1, dtype=block_values.dtype)
 
 
-def add_by_pool(total: Array, values: Array, block_pool: Array) -> Array:
-    """`total` (V,) plus per-account `values` (nb, B), by pool."""
-    return total + pool_sum(jnp.sum(values, axis=1, dtype=total.dtype), block_pool, total.shape[0])
+def _by_dtype(leaves) -> dict:
+    """Which leaves are of each type of number; flags are counted."""
+    kinds = [jnp.dtype(jnp.int32) if x.dtype == jnp.bool_ else x.dtype for x in leaves]
+    return {kind: [i for i, k in enumerate(kinds) if k == kind] for kind in dict.fromkeys(kinds)}
+
+
+def sums_by_pool(tree, block_pool: Array, pools: int) -> tuple[Array, ...]:
+    """Sums by pool of values per account (nb, B) or (A, nb, B), for `unstacked`: those of one type of number side by side, (V, K).
+
+    There are many of them, and each sum by itself would be a program to compile.
+    """
+    leaves, sums = jax.tree.leaves(tree), []
+    for dtype, which in _by_dtype(leaves).items():
+        together = jnp.concatenate([leaves[i].astype(dtype).reshape(-1, *leaves[i].shape[-2:]) for i in which])
+        by_block = jnp.sum(together, axis=2, dtype=dtype)
+        sums.append(jax.vmap(pool_sum, in_axes=(0, None, None), out_axes=1)(by_block, block_pool, pools))
+    return tuple(sums)
+
+
+def nothing(like) -> tuple[Array, ...]:
+    """What `sums_by_pool` is of no accounts. Args: `like`, a tree of the sums (V,) or (V, A)."""
+    leaves = jax.tree.leaves(like)
+    return tuple(jnp.zeros((leaves[which[0]].shape[0], sum(_width(leaves[i]) for i in which)), t) for t, which in _by_dtype(leaves).items())
+
+
+def _width(x) -> int:
+    return 1 if x.ndim == 1 else x.shape[1]
+
+
+def unstacked(sums: tuple[Array, ...], like):
+    """The tree of sums (V,) and (V, A) that is `like` that, from `sums_by_pool`."""
+    leaves, form = jax.tree.flatten(like)
+    for stack, which in zip(sums, _by_dtype(leaves).values(), strict=True):
+        start = 0
+        for i in which:
+            wide = _width(leaves[i])
+            leaves[i], start = stack[:, start] if leaves[i].ndim == 1 else stack[:, start : start + wide], start + wide
+    return jax.tree.unflatten(form, leaves)
+
+
+def by_block(tree, block_pool: Array) -> Callable:
+    """Every leaf (V, ...) by block, (nb, ...), as a function without arguments that gives the tree.
+
+    All leaves of one type of number are looked up together. To call the function within a branch hands the branch one array for each type, and not
+    one for each leaf.
+    """
+    leaves, form = jax.tree.flatten(tree)
+    kinds = _by_dtype(leaves)
+    # flags go as int32 with the other numbers
+    tables = once(lambda: [_side_by_side([leaves[i] for i in which], dtype)[block_pool] for dtype, which in kinds.items()], block_pool[0])
+
+    def read():
+        out: list = [None] * len(leaves)
+        for table, which in zip(tables, kinds.values(), strict=True):
+            start = 0
+            for i in which:
+                x, wide = leaves[i], leaves[i].size // leaves[i].shape[0]
+                out[i], start = table[:, start : start + wide].reshape(-1, *x.shape[1:]).astype(x.dtype), start + wide
+        return jax.tree.unflatten(form, out)
+
+    return read
+
+
+def _side_by_side(leaves, dtype) -> Array:
+    """(V, F) from leaves (V, ...)."""
+    return jnp.concatenate([x.reshape(x.shape[0], -1).astype(dtype) for x in leaves], axis=1)
 
 
 def over_devices(tree, axis: str | None):
@@ -67,4 +132,12 @@ def once(work, number: Array):
 
     A branch keeps it from that. Args: `number` () int32, any that is never negative without XLA's knowing it.
     """
-    return lax.cond(number >= 0, work, lambda: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(work)))
+    like = []
+
+    def kept():
+        found = work()
+        like.append(jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), found))
+        return found
+
+    # the branches are traced in order, so that what is worked out is known by the second
+    return lax.cond(number >= 0, kept, lambda: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like[-1]))

@@ -1,5 +1,6 @@
 """How perp accounts stand: equity, requirement and health at the pools' marks."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from stresslev.engine import margin, portfolio, requirement
-from stresslev.engine.blocks import column
+from stresslev.engine.blocks import by_block
 from stresslev.engine.types import Accounts, Auctions, System
 
 
@@ -52,8 +53,12 @@ _BY_POOL = ("rule", "target_health", "close_factor", "full_below", "liquidation_
 
 def columns(values: Array, block_pool: Array, assets: tuple[int, ...]) -> tuple[Array, ...]:
     """(V, A) by pool to one column (blocks, 1) per asset asked for."""
-    rows = values[block_pool]
-    return tuple(column(rows[:, a]) for a in assets)
+    return of_block(values[block_pool], assets)
+
+
+def of_block(values: Array, assets: tuple[int, ...]) -> tuple[Array, ...]:
+    """(blocks, A) to one column (blocks, 1) per asset asked for."""
+    return tuple(values[:, a : a + 1] for a in assets)
 
 
 def of_contracts(accounts: Accounts, values: Array) -> tuple[Array, ...]:
@@ -102,39 +107,65 @@ def _portfolio(accounts: Accounts, system: System) -> portfolio.PortfolioMargin 
 
 def rules_for(accounts: Accounts, system: System, multiplier: Array, prices: Prices) -> Rules:
     """Rules and prices for a population, or for some of its blocks."""
-    block_pool = accounts.block_pool
+    return rules_of(accounts, system, multiplier, prices)()
+
+
+def rules_of(accounts: Accounts, system: System, multiplier: Array, prices: Prices) -> Callable[[], Rules]:
+    """`rules_for`, to be called where the rules are read: a branch then is handed few arrays, see `by_block`."""
     held = jnp.array(accounts.contract_assets, jnp.int32)
-
-    def contracts(x):
-        return of_contracts(accounts, x)
-
-    def coins(x):
-        return of_coins(accounts, x)
-
     posted = bool(accounts.collateral)
-    size = system.size_scale
-    return Rules(
-        unit=contracts(unit_value(system, prices.mark)),
-        gain=contracts(contract_gain(system, prices.mark_displaced, prices.funding)),
-        venue_gain=contracts(contract_gain(system, prices.venue_displaced, prices.funding)),
-        mark=contracts(prices.mark),
-        venue=contracts(prices.venue),
-        inverse=contracts(system.inverse) if posted and system.inverse is not None else None,
-        coin_mark=coins(prices.mark),
-        coin_displaced=coins(prices.mark_displaced),
-        coin_venue=coins(prices.venue),
-        coin_venue_displaced=coins(prices.venue_displaced),
-        haircut=coins(system.haircut) if posted else None,
-        floor=system.tier_floor[block_pool][:, None, held],
-        step=system.tier_step[block_pool][:, None, held],
-        multiplier=contracts(multiplier),
-        pools={name: column(getattr(system, name)[block_pool]) for name in _BY_POOL},
-        size_scale=None if size is None else jax.tree.map(lambda x: x[block_pool][:, None, held], size),
-        portfolio=_portfolio(accounts, system),
-        auctions=None if system.auctions is None else jax.tree.map(lambda x: column(x[block_pool]), system.auctions),
-    )
+    of_asset = {
+        "unit": unit_value(system, prices.mark),
+        "gain": contract_gain(system, prices.mark_displaced, prices.funding),
+        "venue_gain": contract_gain(system, prices.venue_displaced, prices.funding),
+        "mark": prices.mark,
+        "venue": prices.venue,
+        "multiplier": multiplier,
+        "mark_displaced": prices.mark_displaced,
+        "venue_displaced": prices.venue_displaced,
+        "haircut": system.haircut if posted else None,
+        "inverse": system.inverse if posted else None,
+    }
+    scheduled = system.tier_floor[:, held], system.tier_step[:, held]
+    scale = jax.tree.map(lambda x: x[:, held], system.size_scale)
+    by_pool = {name: getattr(system, name)[:, None] for name in _BY_POOL}, jax.tree.map(lambda x: x[:, None], system.auctions)
+    read = by_block((of_asset, scheduled, scale, by_pool), accounts.block_pool)
+    shared = _portfolio(accounts, system)
+
+    def rules() -> Rules:
+        values, (floor, step), size, (pools, auctions) = read()
+
+        def contracts(name):
+            return of_block(values[name], accounts.contract_assets)
+
+        def coins(name):
+            return of_block(values[name], accounts.coin_assets)
+
+        return Rules(
+            unit=contracts("unit"),
+            gain=contracts("gain"),
+            venue_gain=contracts("venue_gain"),
+            mark=contracts("mark"),
+            venue=contracts("venue"),
+            inverse=contracts("inverse") if values["inverse"] is not None else None,
+            coin_mark=coins("mark"),
+            coin_displaced=coins("mark_displaced"),
+            coin_venue=coins("venue"),
+            coin_venue_displaced=coins("venue_displaced"),
+            haircut=coins("haircut") if posted else None,
+            floor=floor[:, None],
+            step=step[:, None],
+            multiplier=contracts("multiplier"),
+            pools=pools,
+            size_scale=jax.tree.map(lambda x: x[:, None], size),
+            portfolio=shared,
+            auctions=auctions,
+        )
+
+    return rules
 
 
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Health:
     """Accounts in blocks against their requirement, each (blocks, B) USD."""

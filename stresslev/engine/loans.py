@@ -11,10 +11,10 @@ from dataclasses import dataclass, field, replace
 
 import jax
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 
 from stresslev.engine import smooth
-from stresslev.engine.blocks import add_by_pool, column, once, over_devices, pool_sum
+from stresslev.engine.blocks import column, once, over_devices, pool_sum
 from stresslev.engine.loan_results import LoanDemand, LoanSettlement
 from stresslev.engine.places import over_batches, ranks
 from stresslev.engine.smooth import Smoothing
@@ -312,17 +312,7 @@ def _assess(
     supply = jnp.stack(some.supply) * _of_blocks(supply_index, some.block_pool)
     debt = jnp.stack(some.debt) * _of_blocks(borrow_index, some.block_pool)
 
-    def plan():
-        return _plan(supply, debt, some.cash, some.age, triggered, terms)
-
-    # only for speed: a branch keeps XLA from working out the plan anew for every sum that it goes into
-    return lax.cond(jnp.any(triggered), plan, lambda: jax.tree.map(jnp.zeros_like, jax.eval_shape(plan))), terms
-
-
-def _add_assets(total: Array, values: Array, block_pool: Array) -> Array:
-    """`total` (V, A) plus per-account values (A, blocks, B), by pool."""
-    by_asset = jax.vmap(add_by_pool, in_axes=(1, 0, None), out_axes=1)
-    return by_asset(total, values, block_pool)
+    return once(lambda: _plan(supply, debt, some.cash, some.age, triggered, terms), some.block_pool[0]), terms
 
 
 def demand(loans: Loans, rules: LendingRules, threshold: Array, supply_index: Array, borrow_index: Array, mark: Array, venue: Array) -> LoanDemand:
@@ -342,7 +332,6 @@ def demand(loans: Loans, rules: LendingRules, threshold: Array, supply_index: Ar
 
     def local(batch, context):
         some, below = batch
-        zero, zeros, none = jnp.zeros((pools,), context[-1].dtype), jnp.zeros((pools, assets), context[-1].dtype), jnp.zeros((pools,), jnp.int32)
         rules, *given = context
         part = _part(some, *given[:-1])
         plan, terms = _assess(smooth.whole(some), rules, *given, below)
@@ -352,10 +341,10 @@ def demand(loans: Loans, rules: LendingRules, threshold: Array, supply_index: Ar
         seized = plan.seize * plan.supply
         wanted = asks * (_worth(plan.set_off + seized, terms.mark) + plan.seize_cash * plan.cash)
         return None, (
-            add_by_pool(zero, wanted, some.block_pool),
-            _add_assets(zeros, asks[None] * seized * (1 - plan.fee), some.block_pool),
-            _add_assets(zeros, (asks * share)[None] * plan.debt, some.block_pool),
-            add_by_pool(none, plan.triggered & ~acts, some.block_pool),
+            wanted,
+            asks[None] * seized * (1 - plan.fee),
+            (asks * share)[None] * plan.debt,
+            plan.triggered & ~acts,
         )
 
     context = (rules, threshold, supply_index, borrow_index, mark, venue)
@@ -372,8 +361,8 @@ def demand(loans: Loans, rules: LendingRules, threshold: Array, supply_index: Ar
     )
 
 
-def _carry_out(some: Loans, plan: _Plan, terms: _Terms, borrow_index: Array, share: Array, fill: Array, part: Array, done: LoanSettlement):
-    """The plans of gathered accounts, done: accounts after, and what was done added to `done`.
+def _carry_out(some: Loans, plan: _Plan, terms: _Terms, borrow_index: Array, share: Array, fill: Array, part: Array) -> tuple[Loans, LoanSettlement]:
+    """The plans of gathered accounts, done: accounts after, and what was done to each of them, to be summed.
 
     Args: `borrow_index` and `fill` (A, blocks, 1); `share` (blocks, 1) of what is asked is granted; `part` (blocks, B) of each account it is about.
     """
@@ -397,26 +386,21 @@ def _carry_out(some: Loans, plan: _Plan, terms: _Terms, borrow_index: Array, sha
     seized = granted[None] * plan.seize * plan.supply
     by_liquidator = jnp.where(terms.pool.market_execution, jnp.zeros_like(granted), granted)
 
-    def add(total, values):
-        return add_by_pool(total, part * values, some.block_pool)
-
-    def add_assets(total, values):
-        return _add_assets(total, part[None] * values, some.block_pool)
-
+    parts = part[None]
     done = LoanSettlement(
-        seized=add_assets(done.seized, seized),
-        repaid=add_assets(done.repaid, (granted * repay)[None] * plan.debt),
-        set_off=add_assets(done.set_off, granted[None] * plan.set_off),
-        protocol_fee=add_assets(done.protocol_fee, seized * plan.fee),
-        written_off=add_assets(done.written_off, written),
-        written_off_cash=add(done.written_off_cash, written_cash),
-        deficit=add(done.deficit, _worth(written, terms.mark) + written_cash),
-        seized_cash=add(done.seized_cash, by_liquidator * plan.seize_cash * plan.cash),
-        repaid_cash=add(done.repaid_cash, by_liquidator * repay * plan.cash_debt),
-        cash_change=add(done.cash_change, cash - some.cash),
-        supply_change=add_assets(done.supply_change, supply - before[0]),
-        debt_change=add_assets(done.debt_change, debt - before[1]),
-        newly_liquidated=add_by_pool(done.newly_liquidated, moved & (part > 0) & ~some.liquidated, some.block_pool),
+        seized=parts * seized,
+        repaid=parts * (granted * repay)[None] * plan.debt,
+        set_off=parts * granted[None] * plan.set_off,
+        protocol_fee=parts * seized * plan.fee,
+        written_off=parts * written,
+        written_off_cash=part * written_cash,
+        deficit=part * (_worth(written, terms.mark) + written_cash),
+        seized_cash=part * by_liquidator * plan.seize_cash * plan.cash,
+        repaid_cash=part * by_liquidator * repay * plan.cash_debt,
+        cash_change=part * (cash - some.cash),
+        supply_change=parts * (supply - before[0]),
+        debt_change=parts * (debt - before[1]),
+        newly_liquidated=moved & (part > 0) & ~some.liquidated,
     )
     return replace(some, supply=tuple(supply), debt=tuple(debt), cash=cash, liquidated=some.liquidated | moved), done
 
@@ -470,7 +454,7 @@ def settle(
             # of the part that is triggered as much is carried out whole as is granted; where nobody acts, nothing
             part = jnp.where(plan.triggered & _acts(plan, terms), granted * _part(some, *seen), 0)
             granted = jnp.ones_like(granted)
-        after, done = _carry_out(begun, plan, terms, index, granted, price, part, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), nothing))
+        after, done = _carry_out(begun, plan, terms, index, granted, price, part)
         if some.smoothing is not None:
             after = smooth.parted(some, begun, after, part, lambda p: above(p, *seen))
         return (after, under), done

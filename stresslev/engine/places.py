@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from stresslev.engine.blocks import once, pool_sum
+from stresslev.engine.blocks import nothing, once, pool_sum, sums_by_pool, unstacked
 from stresslev.engine.floats import parted, zeros
 
 #: Accounts per word: a float32 sums that many different powers of two exactly.
@@ -158,21 +158,22 @@ def scattered(tree, some, new, at: Places):
     return jax.tree.map(lambda x, was, now: x if x.ndim != 2 or now is was else put(x, at, now), tree, some, new)
 
 
-def over_batches(found: Ranks, accounts, local, context, sums, *, writes: bool = False, reverse: bool = False):
+def over_batches(found: Ranks, accounts, local, context, like, *, writes: bool = False, reverse: bool = False):
     """Fold over the accounts that were found, in batches of fixed size.
 
     Args:
       accounts: tree of arrays by account (nb, B), and of `block_pool` (nb,) and numbers.
-      local: `local(some, context) -> (new, more)`: from the accounts of a batch, gathered, to what is to be put in their place (None if not
-        `writes`) and to what is to be added to `sums`. It must use no arrays but its arguments', and leave alone empty accounts, all zeros.
-      context: tree of all else that it needs. sums: tree to add to.
+      local: `local(some, context) -> (new, values)`: from the accounts of a batch, gathered, to what is to be put in their place (None if not
+        `writes`) and to values of each of them, to be summed by pool. It must use no arrays but its arguments', and leave alone empty accounts,
+        all zeros.
+      context: tree of all else that it needs.
+      like: a tree of the form of the sums: (V,) of values (blocks, B), (V, A) of values (A, blocks, B), int32 of flags.
       writes, static: whether accounts change. reverse, static: whether reverse mode is to go through. It goes over the same batches then, each of
         them taken again, so that it costs what the accounts found cost, and not what all do; forward mode cannot go through any more.
 
     Returns: accounts (as they are if not `writes`), and sums.
     """
-    sums = jax.tree.map(jnp.asarray, sums)
-    total = found.words.shape[0] * found.block
+    total, pools = found.words.shape[0] * found.block, found.ends.shape[0]
     blocks = max(1, min(max(BATCH_ACCOUNTS, int(total * _BATCH_SHARE)), total) // found.size)
 
     def loop(found: Ranks, start, each):
@@ -184,34 +185,45 @@ def over_batches(found: Ranks, accounts, local, context, sums, *, writes: bool =
 
         return lax.while_loop(lambda c: c[0] < found.ends[-1], step, (jnp.int32(0), start))[1]
 
-    def forwards(found: Ranks, accounts, context, sums):
+    def summed(some, context, pool: Array):
+        """`local`, with its values summed; each value is worked out once, apart from its sum."""
+
+        def work():
+            new, values = local(some, context)
+            # arrays that are still the same stay outside
+            return jax.tree.map(lambda was, now: None if now is was else now, some, new) if writes else None, values
+
+        changed, values = once(work, pool[0])
+        new = jax.tree.map(lambda now, was: was if now is None else now, changed, some, is_leaf=lambda x: x is None) if writes else None
+        return new, sums_by_pool(values, pool, pools)
+
+    def forwards(found: Ranks, accounts, context):
         def each(at, carry):
             now, sums = carry
             some = gathered(now if writes else accounts, at)
-            new, more = local(some, context)
+            new, more = summed(some, context, at.pool)
             return scattered(now, some, new, at) if writes else now, jax.tree.map(jnp.add, sums, more)
 
-        return loop(found, (accounts if writes else (), sums), each)
+        return loop(found, (accounts if writes else (), nothing(like)), each)
 
     if not reverse:
-        after, sums = forwards(found, accounts, context, sums)
-        return (after if writes else accounts), sums
+        after, sums = forwards(found, accounts, context)
+        return (after if writes else accounts), unstacked(sums, like)
 
     (own, own_rest, own_tree), (given, given_rest, given_tree) = parted(accounts), parted(context)
-    (_, sum_rest, sum_tree) = parted(sums)
 
     @jax.custom_vjp
-    def run(own, given, floats, rest):
-        found, own_rest, given_rest, sum_rest = rest
-        after, sums = forwards(found, own_tree(own, own_rest), given_tree(given, given_rest), sum_tree(floats, sum_rest))
+    def run(own, given, rest):
+        found, own_rest, given_rest = rest
+        after, sums = forwards(found, own_tree(own, own_rest), given_tree(given, given_rest))
         return (parted(after)[:2] if writes else ((), ())), parted(sums)[:2]
 
-    def there(own, given, floats, rest):
-        return run(own, given, floats, rest), (own, given, rest)
+    def there(own, given, rest):
+        return run(own, given, rest), (own, given, rest)
 
     def back(kept, derivatives):
         own, given, rest = kept
-        found, own_rest, given_rest, _ = rest
+        found, own_rest, given_rest = rest
         (of_after, _), (of_sums, _) = derivatives
 
         def each(at, carry):
@@ -219,7 +231,7 @@ def over_batches(found: Ranks, accounts, local, context, sums, *, writes: bool =
             some, some_rest, some_tree = parted(gathered(own_tree(own, own_rest), at))
 
             def batch(some, given):
-                new, more = local(some_tree(some, some_rest), given_tree(given, given_rest))
+                new, more = summed(some_tree(some, some_rest), given_tree(given, given_rest), at.pool)
                 return (parted(new)[0] if writes else ()), parted(more)[0]
 
             _, pull = jax.vjp(batch, some, given)
@@ -231,9 +243,9 @@ def over_batches(found: Ranks, accounts, local, context, sums, *, writes: bool =
 
         start = (tuple(of_after) if writes else zeros(own)), zeros(given)
         of_own, of_given = loop(found, start, each)
-        return of_own, of_given, tuple(of_sums), None
+        return of_own, of_given, None
 
     run.defvjp(there, back)
-    floats, _, _ = parted(sums)
-    (after, after_rest), (totals, total_rest) = run(own, given, floats, (found, own_rest, given_rest, sum_rest))
-    return (own_tree(after, after_rest) if writes else accounts), sum_tree(totals, total_rest)
+    (after, after_rest), (totals, total_rest) = run(own, given, (found, own_rest, given_rest))
+    sums = parted(nothing(like))[2](totals, total_rest)
+    return (own_tree(after, after_rest) if writes else accounts), unstacked(sums, like)
