@@ -1,7 +1,9 @@
 """Tuning: parameters of a policy file, constraints, the search and its checkpoint, on problems with known answers."""
 
 import json
+import sys
 import tomllib
+from importlib import import_module
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,6 +15,8 @@ from stresslev.config.experiment import OptimizerSpec, PenaltySpec
 from stresslev.config.load import load_plan, load_policy, load_system
 from stresslev.config.policy import PolicySpec
 from stresslev.errors import InputError
+from stresslev.metrics import METRICS
+from stresslev.objectives import OBJECTIVES
 from stresslev.parameters import Parameter, toml_of, value_at, with_values
 from stresslev.tuning.bandwidth import LEAST, MOST, band, effective
 from stresslev.tuning.check import check_gradients
@@ -206,20 +210,33 @@ SYSTEM = "experiments/bench/systems/isolated_one_market.toml"
 
 
 @pytest.fixture(scope="module")
-def tuned(tmp_path_factory):
-    """Folder of a small experiment, and what the command said."""
+def own_loop():
+    """The researcher's script, whose rule, metric and figures all of the following uses, so that one program is compiled."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "experiments")
+        module = import_module("own_loop")
+        yield module
+    del METRICS["final_fall"], OBJECTIVES["final_fall"], sys.modules["own_loop"]
+
+
+@pytest.fixture(scope="module")
+def tuned(own_loop, tmp_path_factory):
+    """Folder of a small experiment."""
     place = tmp_path_factory.mktemp("tuned")
+    (place / "retreat.toml").write_text(toml_of(PolicySpec.model_validate(own_loop.POLICY)), encoding="utf-8")
     text = f"""
 kind = "experiment"
 name = "small"
 suite = "{ROOT / "experiments/tuning/history_suite.toml"}"
-policy = "fixed"
+policy = "retreat.toml"
 accounts = 2000
 precision = 64
 stepping = "all"
+objective = {{ metric = "final_fall" }}
+constraints = [{{ metric = "bad_debt_over_open_interest", at_most = "reference" }}]
 train = ["gap_35_half_depth"]
 held_out = ["squeeze_54_half_depth"]
-parameters = {{ "maintenance_multiplier" = {{ low = 0.5, high = 3, scale = "log" }} }}
+parameters = {{ "maintenance_multiplier" = {{ low = 0.7, high = 1.6 }}, "rules.own.parameters.strength" = {{ low = 0.1, high = 5, scale = "log" }} }}
 optimizer = {{ steps = 3, learning_rate = 0.5 }}
 judgement = {{ books = 2, references = [], rivals = ["random"] }}
 """
@@ -231,11 +248,17 @@ judgement = {{ books = 2, references = [], rivals = ["random"] }}
 
 
 def test_an_experiment_writes_what_it_found(tuned):
-    assert {p.name for p in tuned.iterdir()} == {"small.toml", "r"}
+    assert {p.name for p in tuned.iterdir()} == {"small.toml", "retreat.toml", "r"}
     assert {p.name for p in (tuned / "r").iterdir()} == EXPERIMENT_FILES
     data = json.loads((tuned / "r" / "experiment.json").read_text())
     history = [h["objective"] for h in data["history"]]
     assert len(history) == 3 and min(history[1:]) < history[0] and all(h["gradient_norm"] > 0 for h in data["history"])
+    assert len(data["raced"]) == 1 and str(data["rivals"]["random"]["runs"]) in data["raced"][0]
+    # a fall of more liquidates no less, whatever the policy
+    assert data["map"]["scenario"] == "squeeze_54_half_depth" and list(data["map"]["usd"]) == ["untuned", "tuned"]
+    for rows in data["map"]["usd"].values():
+        falls = [usd for move, usd in zip(data["map"]["moves"], rows[0], strict=True) if move < 0]
+        assert falls[0] > 0 and falls == sorted(falls, reverse=True)
     policy = load_policy(tuned / "r" / "policy.toml", load_system(ROOT / SYSTEM))
     assert policy.maintenance_multiplier == pytest.approx(data["parameters"][0]["tuned"])
     assert data["headline"] in (tuned / "r" / "report.html").read_text()
@@ -243,13 +266,19 @@ def test_an_experiment_writes_what_it_found(tuned):
     assert groups == {(p, g) for p in ("untuned", "tuned", "random") for g in ("train", "held_out")}
 
 
-def test_the_estimator_agrees_with_differences_of_the_hard_rules(tuned):
+def test_the_estimator_agrees_with_differences_of_the_hard_rules(tuned, own_loop):
     """With the program that the experiment has compiled; 2,000 accounts make differences rough, which is what the error bars say."""
-    plan = load_plan("gap_35_half_depth", system=ROOT / SYSTEM, policy="fixed", accounts=2000, precision=64)
-    (found,) = check_gradients(plan, ["maintenance_multiplier"], ["bad_debt_over_open_interest"], step=0.1, books=4, stepping="all")
+    plan = load_plan("gap_35_half_depth", system=ROOT / SYSTEM, policy=tuned / "retreat.toml", accounts=2000, precision=64)
+    _, found = check_gradients(plan, ["maintenance_multiplier"], list(own_loop.NAMES), step=0.1, books=4, stepping="all")
     assert found.differences[0] < 0 and found.estimates[0, 0] < 0
     assert abs(found.estimates[0, 0] - found.differences[0]) < max(3 * found.errors[0], 0.2 * abs(found.differences[0]))
     assert found.smoothed[0] == pytest.approx(found.value, rel=0.05)
+
+
+def test_the_researchers_loop_finds_less_of_what_it_looks_for(own_loop):
+    path = own_loop.search(2000, 3, precision=64)
+    loss = [own_loop.WEIGHTS @ found for _, found, _ in path]
+    assert loss[2] < loss[0] and all(np.isfinite(slopes).all() and slopes.any() for _, _, slopes in path)
 
 
 def test_there_must_be_a_checkpoint_to_resume_from(tuned, capsys):

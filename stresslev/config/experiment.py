@@ -78,7 +78,8 @@ class JudgementSpec(Spec):
     books: Annotated[Whole, Field(ge=2, le=1000)] = Field(8, description="books drawn anew, for the confidence intervals")
     confidence: Annotated[Number, Field(gt=0.5, lt=1)] = Field(0.95, description="of the intervals")
     references: tuple[str, ...] = Field(("fixed", "real_tiers"), description="policy files to compare with, besides the untuned one")
-    rivals: tuple[Literal["random", "cma"], ...] = Field(("random", "cma"), description="searches without derivatives at the same cost")
+    rivals: tuple[Literal["random", "cma"], ...] = Field(("random", "cma"), description="searches without derivatives, for comparison")
+    rival_budget: Positive = Field(1.0, description="runs of each of them, in what the search cost: 10 gives them ten times as many")
 
 
 class ExperimentSpec(Spec):

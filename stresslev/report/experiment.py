@@ -1,7 +1,7 @@
 """The page of a tuning experiment: what was found, whether it holds out of sample, and what in it matters."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import count
 
 import numpy as np
@@ -117,9 +117,9 @@ def _rivals(data: dict) -> Chart | None:
             best = h["objective"]
             points.append(((h["step"] + 1) * per_step, best))
     add("gradient", points, plots.PALETTE[0])
-    for i, (name, rival) in enumerate(data["rivals"].items()):
+    for i, rival in enumerate(data["rivals"].values()):
         found = [(n, o) for n, o, v in rival["history"] if o is not None and (v or 0) <= tolerance]
-        add({"cma": "CMA-ES", "random": "random search"}.get(name, name), found, plots.PALETTE[1 + i])
+        add(rival["title"], found, plots.PALETTE[1 + i])
     if len(traces) < 2:
         return None
     caption = "Best policy within the constraints so far; a gradient counts as the hard runs that take as long."
@@ -149,10 +149,33 @@ def _frontier(data: dict) -> Chart | None:
     )
 
 
-def _policy(data: dict) -> Html:
+def _map(data: dict) -> Chart:
+    """What would be liquidated at moved prices, under both policies, at two moments."""
+    found = data["map"]
+    moves, unit = [100 * m for m in found["moves"]], plots.money_unit(max(x for rows in found["usd"].values() for row in rows for x in row))
+    traces, key, everything = [], [], []
+    for i, (name, rows) in enumerate(found["usd"].items()):
+        for row, dash, minute in zip(rows, ("dot", "solid"), found["minutes"], strict=True):
+            y = [x / unit.factor for x in row]
+            line = {"color": plots.PALETTE[i], "width": 1.8, "dash": dash}
+            traces.append(_line(moves, y, f"{name}, minute {minute:.0f}", plots.PALETTE[i], line=line))
+            key.append(("dotted" if dash == "dot" else "solid", plots.PALETTE[i], f"{name}, {_moment(minute)}"))
+            everything += y
+    caption = f"In {found['scenario']}, pools and assets summed; on the way from no move to each. The later moment is when a fall of a tenth would "
+    caption += f"liquidate most under the {data['first']} policy."
+    figure = still(traces, plots.layout(320, **_axes("move of every price alone, %", [0], everything)))
+    return Chart("What would be liquidated if prices moved", f"{unit.suffix} USD", caption, figure, key)
+
+
+def _moment(minute: float) -> str:
+    return "at the start" if minute == 0 else f"after {minute:.0f} minutes"
+
+
+def _policy(data: dict, numbers: Iterator[int]) -> Html:
     rows = [[p["path"], _figure(p["untuned"]), _figure(p["tuned"]), f"{_figure(p['low'])} to {_figure(p['high'])}"] for p in data["parameters"]]
     text = tag("p", "The whole policy is in policy.toml beside this page, ready for stresslev run --policy.")
-    return section("policy", _SECTIONS["policy"], tables.table(["Parameter", "Untuned", "Tuned", "Bounds"], rows), text)
+    drawn = sections.figure(_map(data), next(numbers))
+    return section("policy", _SECTIONS["policy"], tables.table(["Parameter", "Untuned", "Tuned", "Bounds"], rows), text, drawn)
 
 
 def _matters(data: dict) -> Html:
@@ -180,10 +203,10 @@ def document(data: dict) -> str:
     statement = tag("p", tag("span", mark, class_="sign", aria_hidden="true"), data["headline"], class_="statement")
     verdict = section("verdict", _SECTIONS["verdict"], tag("div", statement, class_=f"banner {state}"), items(data["sentences"], class_="narrative"))
     drawn = [sections.figure(c, next(numbers)) for c in [*_history(data), _rivals(data), _frontier(data)] if c is not None]
-    search = section("search", _SECTIONS["search"], tag("p", data["search"]), drawn)
+    search = section("search", _SECTIONS["search"], tag("p", " ".join([data["search"], *data["raced"]])), drawn)
     configured = tag("details", tag("summary", "Experiment as configured (JSON)"), tag("pre", json.dumps(data["configuration"], indent=2)))
     reproduce = section("reproduce", _SECTIONS["reproduce"], tag("pre", data["command"], class_="command"), configured)
-    main = tag("main", verdict, contents(_SECTIONS.items()), no_script(), _judged(data), search, _policy(data), _matters(data), reproduce)
+    main = tag("main", verdict, contents(_SECTIONS.items()), no_script(), _judged(data), search, _policy(data, numbers), _matters(data), reproduce)
     about = [
         ("Created", created(data["created"])),
         ("stresslev", data["version"]),

@@ -22,6 +22,7 @@ from stresslev.parameters import Parameter, check, value_at
 from stresslev.tuning import explain
 from stresslev.tuning.goal import Goal, goal_of, metrics_of
 from stresslev.tuning.judgement import Judgement, judge
+from stresslev.tuning.maps import Maps, liquidation_maps
 from stresslev.tuning.rivals import RIVALS
 from stresslev.tuning.search import Found, Search, SearchState, optimizer_of
 from stresslev.tuning.study import Study
@@ -120,6 +121,7 @@ class Outcome:
     judgement: Judgement | None = None
     frontier_judgement: Judgement | None = None
     explained: "explain.Explained | None" = None
+    maps: Maps | None = None
     seconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -184,7 +186,7 @@ def run_experiment(
     outcome.frontier = _frontier(search, outcome, told)
     clock["frontier"], began = time.perf_counter() - began, time.perf_counter()
     for name in spec.judgement.rivals:
-        outcome.rivals[name] = _rival(name, search, state, kept, progress, told)
+        outcome.rivals[name] = _rival(name, search, state, spec.judgement.rival_budget, kept, progress, told)
     clock["rivals"], began = time.perf_counter() - began, time.perf_counter()
     policies = _policies(search, outcome)
     groups = {"train": spec.train, "validation": spec.validation, "held_out": spec.held_out}
@@ -197,6 +199,8 @@ def run_experiment(
         outcome.frontier_judgement = judge(everything, points, goal, groups, more=more, **how)
     clock["judgement"], began = time.perf_counter() - began, time.perf_counter()
     outcome.explained = explain.explain(search, tuned)
+    both = {name: policies[name] for name in (UNTUNED, TUNED)}
+    outcome.maps = liquidation_maps(everything, _worst(outcome.judgement, goal), both, progress)
     clock["explanation"] = time.perf_counter() - began
     outcome.seconds = clock
     return outcome
@@ -254,8 +258,10 @@ def suite_runs(state: SearchState, scenarios: int) -> int:
     return max(1, round((state.hard_runs + gradient_cost(state) * state.gradients) / scenarios))
 
 
-def _rival(name: str, search: Search, state: SearchState, kept: _Checkpoint | None, progress: Progress, told) -> tuple[Found | None, int, list]:
-    runs, count = suite_runs(state, len(search.scenarios)), len(search.goal.bounds)
+def _rival(
+    name: str, search: Search, state: SearchState, budget: float, kept: _Checkpoint | None, progress: Progress, told
+) -> tuple[Found | None, int, list]:
+    runs, count = max(1, round(budget * suite_runs(state, len(search.scenarios)))), len(search.goal.bounds)
     if kept is not None and name in kept.done:
         saved, history = kept.done[name]
         return (None if saved is None else _found(saved, count)), runs, history
@@ -298,6 +304,14 @@ def _frontier(search: Search, outcome: Outcome, told) -> list[tuple[float, Found
         points.append((factor, fine[-1], moved.bound))
         told(f"frontier: {moved.words()}: objective {fine[-1].score.objective:.4g}")
     return points
+
+
+def _worst(judgement: Judgement, goal: Goal) -> str:
+    """The scenario that is worst under the untuned policy, of those that nothing was chosen by if there are such."""
+    group = next(g for g in ("held_out", "validation", "train") if any(v.group == g for v in judgement.verdicts))
+    first = judgement.values[:, :, judgement.policies.index(UNTUNED), judgement.metrics.index(goal.metrics[0])].mean(axis=0)
+    members = [judgement.scenarios.index(s) for s in judgement.groups[group]]
+    return judgement.scenarios[max(members, key=lambda i: first[i])]
 
 
 def _policies(search: Search, outcome: Outcome) -> Mapping[str, PolicySpec]:

@@ -59,6 +59,7 @@ class Judgement:
     scenarios: tuple[str, ...]
     policies: tuple[str, ...]
     metrics: tuple[str, ...]
+    groups: dict[str, tuple[str, ...]]  # group -> its scenarios, of groups that have any
 
     def of(self, policy: str, group: str) -> Verdict:
         """One of the verdicts."""
@@ -117,4 +118,5 @@ def judge(
                     metrics={m: float(np.mean(runs[:, rows, p, k])) for k, m in enumerate(metrics)},
                 )
             )
-    return Judgement(tuple(verdicts), runs, names, order, metrics)
+    there = {group: tuple(members) for group, members in groups.items() if members}
+    return Judgement(tuple(verdicts), runs, names, order, metrics, there)

@@ -15,6 +15,7 @@ from stresslev.parameters import toml_of
 from stresslev.report import experiment as page
 from stresslev.tuning.experiment import TUNED, UNTUNED, Outcome, gradient_cost, moved, suite_runs
 from stresslev.tuning.judgement import Estimate, Judgement
+from stresslev.tuning.rivals import RIVAL_TITLES
 
 #: What a folder of an experiment holds.
 EXPERIMENT_FILES = frozenset({"experiment.json", "history.csv", "policy.toml", "judgement.csv", "report.html", "writeup.md"})
@@ -88,6 +89,27 @@ def _search_words(outcome: Outcome) -> str:
     return f"{state.step} steps, over because {outcome.why}. " + cost + band
 
 
+def _raced(outcome: Outcome) -> list[str]:
+    """Whether the search found what its rivals found, and at what cost."""
+    state, tolerance = outcome.state, outcome.experiment.spec.penalty.tolerance
+    per_step = suite_runs(state, len(outcome.experiment.spec.train)) / max(state.step, 1)
+    fine = [h for h in state.history if h["objective"] is not None and max([0.0, *h["violations"]]) <= tolerance]
+    said = []
+    for name, (best, runs, _) in outcome.rivals.items():
+        title = RIVAL_TITLES[name]
+        if best is None or not best.score.feasible(tolerance):
+            said.append(f"{title} found nothing within the constraints in {runs} runs of the training suite.")
+            continue
+        there = [(h["step"] + 1) * per_step for h in fine if h["objective"] <= best.score.objective]
+        found = f"What {title} found in {runs} runs of the training suite, {best.score.objective:.4g},"
+        if there:
+            said.append(f"{found} the gradient had found at the cost of {there[0]:.0f} ({runs / there[0]:.1f} times fewer).")
+        else:
+            mine = min((h["objective"] for h in fine), default=float("nan"))
+            said.append(f"{found} the gradient did not find: it came to {mine:.4g} at the cost of {per_step * state.step:.0f}.")
+    return said
+
+
 def _verdicts(judgement: Judgement) -> list[dict]:
     return [
         {
@@ -114,6 +136,12 @@ def _frontier(outcome: Outcome) -> list[dict]:
     return points
 
 
+def _map(outcome: Outcome) -> dict:
+    maps = outcome.maps
+    usd = {name: [[float(x) for x in row] for row in rows] for name, rows in maps.usd.items()}
+    return {"scenario": maps.scenario, "moves": [float(x) for x in maps.moves], "minutes": [float(x) for x in maps.minutes], "usd": usd}
+
+
 def as_data(outcome: Outcome, command: list[str]) -> dict:
     """Everything, for experiment.json and the page."""
     experiment, spec, explained = outcome.experiment, outcome.experiment.spec, outcome.explained
@@ -133,6 +161,15 @@ def as_data(outcome: Outcome, command: list[str]) -> dict:
         }
         for i, p in enumerate(experiment.parameters)
     ]
+    rivals = {
+        name: {
+            "title": RIVAL_TITLES[name],
+            "runs": runs,
+            "objective": None if best is None else _number(best.score.objective),
+            "history": history,
+        }
+        for name, (best, runs, history) in outcome.rivals.items()
+    }
     pairs = sorted(explained.pairs.items(), key=lambda item: -abs(item[1]))
     return {
         "name": spec.name,
@@ -158,22 +195,21 @@ def as_data(outcome: Outcome, command: list[str]) -> dict:
         "groups": {"train": spec.train, "validation": spec.validation, "held_out": spec.held_out},
         "verdicts": _verdicts(outcome.judgement),
         "search": _search_words(outcome),
+        "raced": _raced(outcome),
         "steps": outcome.state.step,
         "suite_runs": suite_runs(outcome.state, len(spec.train)),
         "seconds": outcome.seconds,
         "history": outcome.state.history,
-        "rivals": {
-            name: {"runs": runs, "objective": None if best is None else _number(best.score.objective), "history": history}
-            for name, (best, runs, history) in outcome.rivals.items()
-        },
+        "rivals": rivals,
         "frontier": _frontier(outcome),
         "parameters": parameters,
+        "map": _map(outcome),
         "pairs": [{"one": a, "other": b, "effect": _number(x)} for (a, b), x in pairs],
     }
 
 
 def _writeup(data: dict) -> str:
-    lines = [f"# {data['title']}", "", f"**{data['headline']}**", "", *(f"- {s}" for s in data["sentences"]), "", data["search"], ""]
+    lines = [f"# {data['title']}", "", f"**{data['headline']}**", "", *(f"- {s}" for s in data["sentences"]), "", data["search"], *data["raced"], ""]
     lines += ["| parameter | untuned | tuned |", "|---|---|---|"]
     lines += [f"| {p['path']} | {p['untuned']:.6g} | {p['tuned']:.6g} |" for p in data["parameters"]]
     seconds = ", ".join(f"{k} {v:.0f} s" for k, v in data["seconds"].items())

@@ -67,3 +67,6 @@ def cma(search: Search, runs: int, seed: int, told=lambda done, best: None) -> l
 
 
 RIVALS: dict[str, Rival] = {"random": random_search, "cma": cma}
+
+#: What they are called in words.
+RIVAL_TITLES = {"random": "random search", "cma": "CMA-ES"}
