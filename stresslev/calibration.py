@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from stresslev import assemble, scoring
+from stresslev.batches import Progress, chunk_length, silent
 from stresslev.book.book import Book
 from stresslev.config.load import Plan
 from stresslev.config.spec import ScenarioSpec
@@ -19,9 +20,9 @@ from stresslev.engine.prices import Seen, prices
 from stresslev.engine.simulate import advance, all_channels
 from stresslev.engine.step import open_interest
 from stresslev.errors import InputError, NumericalFailure, Problem
+from stresslev.preparation import Prepared, prepare
 from stresslev.run import at_start, load_book, shock_of
 from stresslev.shocks.paths import Shock
-from stresslev.simulation import Prepared, Progress, chunk_length, prepare, silent
 
 #: Fewest accounts with either outcome, among those fitted on, from which anything is to be learned.
 LEAST = 10

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import xarray as xr
 
-from stresslev import assemble, batches, memory, metrics, provenance, simulation, trajectory
+from stresslev import assemble, batches, memory, metrics, preparation, provenance, trajectory
 from stresslev.batches import Progress, Run, silent
 from stresslev.book.book import Book
 from stresslev.config.load import Plan, check_policy
@@ -28,7 +28,7 @@ class _Member:
     """One run: its place in the results, and what it is made of."""
 
     place: tuple[int, int]  # scenario, policy
-    ready: simulation.Prepared
+    ready: preparation.Prepared
     start: dict[str, np.ndarray]  # levels at minute 0
     shock: Shock
     run: Run
@@ -157,8 +157,8 @@ def _members(plan: Plan, scenarios: dict, policies: Mapping[str, PolicySpec], bo
         mine, memo = memos[prices]
         for column, policy in enumerate(policies.values()):
             own = replace(plan, policy=policy)
-            ready = simulation.prepare(own, spec, shock, mine, memo=memo)
-            start, depth = simulation.initial_levels(ready, shock), np.asarray(ready.system.impact.depth, float)
+            ready = preparation.prepare(own, spec, shock, mine, memo=memo)
+            start, depth = preparation.initial_levels(ready, shock), np.asarray(ready.system.impact.depth, float)
             run = ready.run(plan.run.max_rounds)
             run = replace(run, common=run.in_common())
             for number in numbers:

@@ -36,7 +36,7 @@ Objective = Callable[[Record, Start], Array]
 
 
 def start_of(levels: Mapping[str, np.ndarray], long_quantity: np.ndarray, short_quantity: np.ndarray) -> Start:
-    """From the levels at minute 0 by variable (`simulation.initial_levels`) and customers' positions (V, A)."""
+    """From the levels at minute 0 by variable (`preparation.initial_levels`) and customers' positions (V, A)."""
     interest = jnp.asarray(levels["open_interest_usd"])
     none = jnp.zeros_like(interest)
     price = jnp.asarray(levels["price_usd"])

@@ -9,130 +9,20 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from stresslev import assemble, attribution, batches, memory, observe, population, stepping, trajectory
-from stresslev.assemble import links
+from stresslev import attribution, batches, memory, observe, population, stepping, trajectory
 from stresslev.audit import Audit, audit, host, latent_deficit
-from stresslev.batches import Look, Progress, Run, chunk_length, silent
+from stresslev.batches import Look, Progress, chunk_length, silent
 from stresslev.book.book import Book
-from stresslev.book.layout import Layout, sorts, to_blocks
 from stresslev.config.load import Plan
-from stresslev.config.pools import LendingSpec
 from stresslev.config.spec import ScenarioSpec
 from stresslev.engine import network, status
-from stresslev.engine.batch import Rules
-from stresslev.engine.simulate import all_channels, residual_tolerance
-from stresslev.engine.step import Record, open_interest
-from stresslev.engine.types import Path as EnginePath
-from stresslev.engine.types import Policy, State, System, cast
+from stresslev.engine.simulate import all_channels
+from stresslev.engine.step import Record
+from stresslev.engine.types import Channels, State
 from stresslev.errors import NumericalFailure
+from stresslev.preparation import Prepared, initial_levels, prepare
 from stresslev.sharding import ONE, Sharding
 from stresslev.shocks.paths import Shock
-
-
-@dataclasses.dataclass(frozen=True)
-class Prepared:
-    """A scenario ready to run: the engine's arguments, and what the dataset needs besides."""
-
-    system: System
-    policy: Policy
-    path: EnginePath
-    state: State  # as placed by `sharding`
-    placed: tuple[System, Policy]  # the two above, as placed
-    sharding: Sharding
-    tolerance: jax.Array
-    layout: Layout
-    dtype: type
-    described: dict  # attributes that say how the accounts are kept
-
-    def run(self, rounds: int) -> Run:
-        """The engine's arguments, all channels open."""
-        return Run(self.state, Rules(*self.placed, all_channels(self.dtype), self.path, jnp.int32(rounds), self.tolerance))
-
-
-def _book_figures(plan: Plan, book: Book) -> tuple[np.ndarray, np.ndarray]:
-    """(V,) USD that customers of venues hold, and (V, A) coins that borrowers have supplied."""
-    pools = len(book.pools)
-    lends = np.array([isinstance(p, LendingSpec) for p in plan.system.pools.values()])
-    customers = np.bincount(book.pool, weights=np.maximum(book.equity, 0), minlength=pools)
-    supplied = np.zeros((pools, len(book.assets)))
-    for a, q in enumerate(book.quantity):
-        supplied[:, a] = np.bincount(book.pool, weights=np.maximum(q, 0), minlength=pools)
-    return np.where(lends, 0, customers), np.where(lends[:, None], supplied, 0)
-
-
-def prepare(
-    plan: Plan,
-    scenario: ScenarioSpec,
-    shock: Shock,
-    book: Book,
-    kept: str | None = None,
-    memo: dict | None = None,
-    sharding: Sharding = ONE,
-) -> Prepared:
-    """The engine's view of a scenario. Must be called inside `jax.enable_x64(plan.run.precision == 64)`.
-
-    Args: `kept` instead of the plan's `run.population`; `memo`, one for each book, in which what does not depend on the policy is kept for the next;
-    `sharding` over which devices the accounts are dealt out.
-
-    Raises:
-      InputError: a liquidation profile was asked for and can hold nobody.
-    """
-    dtype = np.float64 if plan.run.precision == 64 else np.float32
-    kept = kept or plan.run.population
-    memo = {} if memo is None else memo
-    parting = (kept, *population.why_no_profile(plan))
-    if parting not in memo:
-        parted = population.split(plan, book, kept)
-        layout = to_blocks(parted.rest, sorts(plan.system), dtype)
-        # the arrays are on the device then; rows and slots are still needed
-        memo[parting] = parted, dataclasses.replace(layout, populations=()), tuple(sharding.deal(p) for p in layout.populations)
-    parted, layout, populations = memo[parting]
-    customers, supplied = _book_figures(plan, book)
-    ids = tuple(np.full(len(r), -1) if book.owner is None else book.owner[r] for r in layout.rows)
-    system = assemble.system_arrays(
-        plan.system,
-        book.reference_price,
-        scenario.step_minutes,
-        shock=shock,
-        customers=customers,
-        collateral=supplied,
-        owners=links.owners(plan.system.owners, layout.slots, ids),
-    )
-    grid = assemble.Grid(np.asarray(book.reference_price, float), float(scenario.step_minutes))
-    system = dataclasses.replace(
-        assemble.with_policy(system, plan.policy),
-        traders=assemble.trader_rules(scenario.behaviour, plan.system, grid),
-        runs=assemble.run_rules(scenario.behaviour, plan.system, grid),
-    )
-    policy = assemble.policy_arrays(plan.policy, plan.system, grid, system.funding)
-    if parted.rows.size:
-        multiplier = policy.maintenance_multiplier
-        key = (parting, plan.policy.tiers, np.asarray(multiplier).tobytes())
-        if key not in memo:
-            memo[key] = population.with_profile(system, multiplier, book, parted.rows, dtype)
-        system = dataclasses.replace(system, profile=memo[key][0].profile, loan_profile=memo[key][0].loan_profile)
-        populations += tuple(sharding.deal(p) for p in memo[key][1])
-    policy, system = cast(policy, dtype), cast(system, dtype)
-    placed = sharding.rules(system, populations), sharding.everywhere(policy)
-    state = sharding.initial_state(
-        placed[0],
-        populations,
-        policy=placed[1],
-        mark_history=assemble.mark_history(plan.system, scenario.step_minutes),
-        notice=assemble.notice_history(plan.policy, scenario.step_minutes),
-    )
-    return Prepared(
-        system=system,
-        policy=policy,
-        path=cast(assemble.path_arrays(shock), dtype),
-        state=state,
-        placed=placed,
-        sharding=sharding,
-        tolerance=residual_tolerance(sharding.bare(state), system),
-        layout=layout,
-        dtype=dtype,
-        described=population.described(parted, book, kept),
-    )
 
 
 def _check(name: str, bits) -> None:
@@ -142,11 +32,13 @@ def _check(name: str, bits) -> None:
             raise NumericalFailure(f"{name}: " + " ".join(status.sentences(int(one) & status.FAILURES)))
 
 
-def _advance(ready: Prepared, name: str, rounds: int, progress: Progress, look: Look | None = None) -> tuple[State, list[Record]]:
-    """Run all steps. `look` is shown the state after every chunk."""
-    sharding = ready.sharding
+def _advance(
+    ready: Prepared, name: str, rounds: int, progress: Progress, look: Look | None = None, channels: Channels | None = None
+) -> tuple[State, list[Record]]:
+    """Run all steps. `look` is shown the state after every chunk; `channels` that losses travel, all when None."""
+    sharding, channels = ready.sharding, all_channels(ready.dtype) if channels is None else channels
     # the engine takes over the buffers of the state it is given, and two leaves of a fresh state may be the same buffer
-    channels, state = all_channels(ready.dtype), jax.tree.map(jnp.copy, ready.state)
+    state = jax.tree.map(jnp.copy, ready.state)
     steps = ready.path.log_price.shape[0]
     records, size = [], chunk_length(steps)
     progress(name, 0, steps)
@@ -362,6 +254,36 @@ class _Watch:
         }
 
 
+def _alone(ready: Prepared, design: attribution.Design, name: str, plan: Plan, progress: Progress) -> tuple[np.ndarray, np.ndarray]:
+    """(B, V) USD of deficits and of bad debt of the runs of a design, one after the other, through the program of the run that is attributed."""
+    found, count = [], len(design.open)
+    for i in range(count):
+
+        def told(stage: str, done: int, total: int, i=i) -> None:
+            progress(stage, i * total + done, count * total)
+
+        channels = jax.tree.map(lambda x, i=i: jnp.asarray(x[i]), design.channels(ready.dtype))
+        _, records = _advance(ready, name, plan.run.max_rounds, told, channels=channels)
+        found.append((sum(host(r.flows.deficit).sum(axis=0) for r in records), host(records[-1].bad_debt)[-1]))
+    deficit, debt = zip(*found, strict=True)
+    return np.stack(deficit), np.stack(debt)
+
+
+def _dealt(ready: Prepared, design: attribution.Design, name: str, plan: Plan, progress: Progress) -> tuple[np.ndarray, np.ndarray]:
+    """The same with the runs dealt out over devices."""
+    sharding = ready.sharding
+    # runs that fill up the last group of devices repeat the full run, and nobody reads them
+    runs = sharding.filled(len(design.open))
+    channels = jax.tree.map(lambda x: np.append(x, x[-1:].repeat(runs - len(x))), design.channels(ready.dtype))
+    arguments = batches.alike(ready.run(plan.run.max_rounds), channels, sharding)
+
+    def look(states: State, step: int) -> None:
+        _check(name, sharding.gathered(states.status))
+
+    _, records = batches.drive(*arguments, progress=progress, name=name, look=look, sharding=sharding)
+    return sum(host(r.flows.deficit).sum(axis=1) for r in records), host(records[-1].bad_debt)[:, -1]
+
+
 def attribute(
     plan: Plan, scenario: ScenarioSpec, shock: Shock, book: Book, progress: Progress = silent, label: str = "", sharding: Sharding = ONE
 ) -> xr.Dataset:
@@ -375,17 +297,7 @@ def attribute(
     ready = prepare(plan, scenario, shock, book, "accounts", sharding=sharding)
     design = attribution.design(attribution.present(plan.system, ready.system.owners is not None))
     name = f"{label or scenario.name}: attribution"
-    # runs that fill up the last group of devices repeat the full run, and nobody reads them
-    runs = sharding.filled(len(design.open))
-    channels = jax.tree.map(lambda x: np.append(x, x[-1:].repeat(runs - len(x))), design.channels(ready.dtype))
-    arguments = batches.alike(ready.run(plan.run.max_rounds), channels, sharding)
-
-    def look(states: State, step: int) -> None:
-        _check(name, sharding.gathered(states.status))
-
-    _, records = batches.drive(*arguments, progress=progress, name=name, look=look, sharding=sharding)
-    deficit = sum(host(r.flows.deficit).sum(axis=1) for r in records)
-    debt = host(records[-1].bad_debt)[:, -1]
+    deficit, debt = _alone(ready, design, name, plan, progress) if sharding.mesh is None else _dealt(ready, design, name, plan, progress)
     opened, shut = list(design.opened), list(design.shut)
     return trajectory.attribution_dataset(
         {
@@ -420,34 +332,6 @@ def _attributes(plan: Plan, scenario: ScenarioSpec, state: State, notes: list[st
         "status": int(state.status),
         "status_text": json.dumps([*notes, *status.sentences(state.status)]),
     }
-
-
-def initial_levels(ready: Prepared, shock: Shock) -> dict[str, np.ndarray]:
-    """Levels at minute 0 by variable."""
-    system, state = ready.system, ready.sharding.bare(ready.state)
-    reference = host(system.reference_price)
-    everywhere = np.broadcast_to(reference, system.tier_floor.shape[:2])
-    variance = host(system.reference_variance)
-    figures = {
-        "price_usd": reference,
-        "exogenous_price_usd": reference,
-        "mark_usd": everywhere,
-        "venue_price_usd": everywhere,
-        "depth_usd": host(system.impact.depth) * shock.depth_factor[0],
-        "volatility": np.sqrt(variance * assemble.MINUTES_PER_YEAR / (shock.minutes[1] - shock.minutes[0])),
-        "open_interest_usd": host(open_interest(state, system)),
-        "insurance_fund_usd": host(system.insurance_fund),
-        "redemption": np.ones_like(reference),
-        "paid_share": np.ones(len(everywhere)),
-        "cap_leverage": np.full(everywhere.shape, np.inf) if state.leverage is None else host(state.leverage.cap),
-        "maintenance_multiplier": host(ready.policy.maintenance_multiplier) if state.leverage is None else host(state.leverage.maintenance),
-        "net_worth_usd": np.zeros(len(everywhere)) if state.cover is None else host(state.cover.net_worth),
-    }
-    if state.ledger.lending is not None:
-        book = state.ledger.lending
-        figures["supplied_usd"] = host(book.supply_units + book.deposit_units) * reference
-        figures["borrowed_usd"] = host(book.debt_units) * reference
-    return figures
 
 
 def _final(plan: Plan, ready: Prepared, state: State, book: Book, before: Audit, records: list[Record]) -> dict[str, np.ndarray]:

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from stresslev import metrics, run, simulation
+from stresslev import metrics, preparation, run
 from stresslev.config.load import load_plan
 from stresslev.engine.simulate import advance, all_channels
 from stresslev.objectives import OBJECTIVES, start_of
@@ -16,9 +16,9 @@ def ran():
     plan = load_plan("gap_35_half_depth", policy="volatility", accounts=1500, precision=64, overrides=["run.measures=false"])
     shock = run.shock_of(plan, plan.scenarios[0])
     book = run.at_start(plan, run.load_book(plan, shock), shock)
-    ready = simulation.prepare(plan, plan.scenarios[0], shock, book)
+    ready = preparation.prepare(plan, plan.scenarios[0], shock, book)
     ledger = ready.state.ledger
-    start = start_of(simulation.initial_levels(ready, shock), np.asarray(ledger.long_quantity), np.asarray(ledger.short_quantity))
+    start = start_of(preparation.initial_levels(ready, shock), np.asarray(ledger.long_quantity), np.asarray(ledger.short_quantity))
     state = jax.tree.map(jax.numpy.copy, ready.state)
     _, record = advance(state, ready.system, ready.policy, all_channels(np.float64), ready.path, np.int32(plan.run.max_rounds), ready.tolerance)
     return run.run_plan(plan).metrics["gap_35_half_depth"], record, start

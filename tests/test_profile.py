@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stresslev import load_plan, observe, population, run, simulation
+from stresslev import load_plan, observe, population, preparation, run
 from stresslev.book.distribution import distribution
 from stresslev.engine import accounts, profile
 from stresslev.engine.leverage import gauge
@@ -255,5 +255,5 @@ def test_attribution_is_found_account_by_account():
     plan = load_plan("gap_35_half_depth", system=SHIPPED, accounts=600, population="profile")
     shock = run.shock_of(plan, plan.scenarios[0])
     book = run.at_start(plan, run.load_book(plan, shock), shock)
-    assert simulation.prepare(plan, plan.scenarios[0], shock, book).system.profile is not None
-    assert simulation.prepare(plan, plan.scenarios[0], shock, book, "accounts").system.profile is None
+    assert preparation.prepare(plan, plan.scenarios[0], shock, book).system.profile is not None
+    assert preparation.prepare(plan, plan.scenarios[0], shock, book, "accounts").system.profile is None

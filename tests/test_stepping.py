@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stresslev import load_plan, run, simulation
+from stresslev import load_plan, preparation, run
 from stresslev.engine import epochs, span
 from stresslev.engine.simulate import all_channels, initial_state, residual_tolerance, simulate
 from stresslev.errors import InputError
@@ -68,7 +68,7 @@ def gap():
     plan = load_plan("gap_35_half_depth", system="systems/three_perp_venues.toml", accounts=4000, precision=64)
     scenario = plan.scenarios[0]
     shock = run.shock_of(plan, scenario)
-    ready = simulation.prepare(plan, scenario, shock, run.at_start(plan, run.load_book(plan, shock), shock))
+    ready = preparation.prepare(plan, scenario, shock, run.at_start(plan, run.load_book(plan, shock), shock))
     return ready, *simulate(ready.system, ready.policy, ready.state.populations, ready.path)
 
 

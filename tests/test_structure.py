@@ -23,8 +23,9 @@ ALLOWED = {
     "trajectory": {"assemble", "attribution", "engine", "observe", "quantities"},
     "observe": {"engine"},
     "attribution": {"config", "engine"},
+    "preparation": {"assemble", "audit", "batches", "book", "config", "engine", "population", "sharding", "shocks"},
     "simulation": {
-        *("assemble", "attribution", "audit", "batches", "book", "config", "engine", "memory", "observe", "population", "sharding", "shocks"),
+        *("attribution", "audit", "batches", "book", "config", "engine", "memory", "observe", "population", "preparation", "sharding", "shocks"),
         *("stepping", "trajectory"),
     },
     "audit": {"engine", "sharding"},

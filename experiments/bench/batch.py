@@ -44,10 +44,10 @@ def prepared(case: dict):
     if case["population"] == "profile":
         import profile as bench  # the sibling
 
-        from stresslev import simulation
+        from stresslev import preparation
 
         plan, first, shock, book = bench.case("isolated_one_market", "gap_35_half_depth", case["accounts"], 32)
-        one = simulation.prepare(plan, first, shock, book, "profile").run(3)
+        one = preparation.prepare(plan, first, shock, book, "profile").run(3)
         path = jax.tree.map(lambda x: x[: case["steps"]], one.rules.path)
         one = dataclasses.replace(one, rules=dataclasses.replace(one.rules, path=path))
     else:

@@ -21,7 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import stresslev
-from stresslev import assemble, batches, load_plan, memory, population, run, simulation
+from stresslev import assemble, batches, load_plan, memory, population, preparation, run
+from stresslev.engine import status
 from stresslev.engine.batch import Rules, part
 from stresslev.engine.simulate import advance, all_channels, initial_state
 from stresslev.engine.types import Path as Steps
@@ -89,7 +90,7 @@ def accuracy(accounts: int, bins, systems):
             if system not in systems:
                 continue
             plan, first, shock, book = case(system, scenario, accounts, 64)
-            ready = simulation.prepare(plan, first, shock, book, "accounts")
+            ready = preparation.prepare(plan, first, shock, book, "accounts")
             state, record, wall = driven(ready, plan.run.max_rounds)
             lends = None if ready.system.lending is None else ready.system.lending.pool
             hard = totals(state, record, lends)
@@ -136,7 +137,7 @@ def speed(system: str, accounts: int, scenarios: int, steps: int, repeats: int, 
     plan, first, shock, book = case(system, "gap_35_half_depth", accounts, 32)
     sampled = time.perf_counter() - began
     began = time.perf_counter()
-    ready = simulation.prepare(plan, first, shock, book, "profile")
+    ready = preparation.prepare(plan, first, shock, book, "profile")
     jax.block_until_ready(ready.state)
     built = time.perf_counter() - began
     rng = np.random.default_rng(7)
@@ -179,7 +180,7 @@ def speed(system: str, accounts: int, scenarios: int, steps: int, repeats: int, 
         "scenarios_with_bad_debt": int((np.asarray(debt) > 0).sum()),
         "worst_residual_usd": float(residual),
         "tolerance_usd": float(ready.tolerance),
-        "failed": int((np.asarray(bits) & simulation.status.FAILURES != 0).sum()),
+        "failed": int((np.asarray(bits) & status.FAILURES != 0).sum()),
     }
 
 

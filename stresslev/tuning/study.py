@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 from jax.tree_util import Partial
 
-from stresslev import assemble, simulation
+from stresslev import assemble, preparation
 from stresslev.batches import Progress, silent
 from stresslev.config.load import Plan
 from stresslev.config.policy import PolicySpec
@@ -69,7 +69,7 @@ class Study:
         self.scenarios = {s.name: (s, shock_of(plan, s)) for s in plan.scenarios}
         self.book = load_book(plan, next(iter(self.scenarios.values()))[1])
         self.width = band(self.book.gross_notional) if width is None else width
-        self._ready: dict[str, simulation.Prepared] = {}
+        self._ready: dict[str, preparation.Prepared] = {}
         self._memos: dict[bytes, dict] = {}
 
     @property
@@ -84,12 +84,12 @@ class Study:
             plan = dataclasses.replace(plan, scenarios=tuple(self.scenarios[name][0] for name in scenarios))
         return simulate_many(plan, policies=policies, measures=self.objectives, progress=progress)
 
-    def _prepared(self, name: str) -> simulation.Prepared:
+    def _prepared(self, name: str) -> preparation.Prepared:
         if name not in self._ready:
             scenario, shock = self.scenarios[name]
             key = assemble.reference_prices(self.plan.system, shock).tobytes()
             book = at_start(self.plan, self.book, shock)
-            self._ready[name] = simulation.prepare(self.plan, scenario, shock, book, memo=self._memos.setdefault(key, {}))
+            self._ready[name] = preparation.prepare(self.plan, scenario, shock, book, memo=self._memos.setdefault(key, {}))
         return self._ready[name]
 
     def gradient(self, policy: PolicySpec, scenario: str, weights: np.ndarray) -> Gradient:
@@ -97,7 +97,7 @@ class Study:
         with jax.enable_x64(self.precise):
             ready, (spec, shock) = self._prepared(scenario), self.scenarios[scenario]
             made = self.made(policy, scenario)
-            levels, ledger = simulation.initial_levels(ready, shock), ready.state.ledger
+            levels, ledger = preparation.initial_levels(ready, shock), ready.state.ledger
             start = start_of(levels, np.asarray(ledger.long_quantity), np.asarray(ledger.short_quantity))
             rules = cast(made.policy, ready.dtype)
             steps = ready.path.log_price.shape[0]
