@@ -224,7 +224,8 @@ def value_and_grad(
       system, policy, populations, path, max_rounds, mark_history, notice, channels: as for `simulate`.
       weights: of the numbers, in their shape; ones when not given.
       band: half width, in health, over which thresholds are smoothed.
-      stepping: `active` or `all`. shares: rooms for accounts awake. segment: steps between states kept, with `all`; about the root when None.
+      stepping: `active` or `all`. shares: rooms for accounts awake. segment: steps between states kept, with `all`; None: see
+        `adjoint.advance_checkpointed`.
 
     Returns: the numbers and the `Derivatives`.
     """

@@ -10,7 +10,8 @@ import pytest
 from jax.tree_util import Partial
 
 from stresslev import gradient
-from stresslev.engine.adjoint import split
+from stresslev.engine import adjoint
+from stresslev.engine.floats import split
 from stresslev.engine.liquidation import restore_fraction
 from stresslev.engine.simulate import simulate
 from tests.systems import engine_case, random_case
@@ -40,10 +41,12 @@ def _gradient(case, stepping):
 
 
 def _compiled(case, path):
-    """The program that steps everybody there and back, over any path of one length."""
+    """The program that steps everybody there and back, over any path of one length, in segments as a large population's is."""
     more = {"rounds": 3, "history": 1, "notice": 1, "segment": None}
     ways = gradient.all_channels(jnp.float64)
-    return gradient._everybody.lower(Partial(_number), None, case.system, case.policy, case.populations, path, ways, None, **more).compile()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(adjoint, "WHOLE", 0)
+        return gradient._everybody.lower(Partial(_number), None, case.system, case.policy, case.populations, path, ways, None, **more).compile()
 
 
 @pytest.fixture(scope="module")

@@ -176,7 +176,7 @@ def test_an_unwritable_place_is_refused_before_the_run(tmp_path, capsys):
 def test_interrupting_leaves_nothing_behind(tmp_path, how):
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
     system = ("--system", "systems/three_perp_venues.toml", "--set", "run.attribution=false")
-    command = [*RUN, "run", "default", *system, "--accounts", "1500", "--out", str(tmp_path / "r")]
+    command = [*RUN, "run", "default", *system, "--accounts", "2000", "--out", str(tmp_path / "r")]
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as process:
         for line in process.stderr:
             if line.startswith("2020-03-12"):

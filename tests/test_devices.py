@@ -24,7 +24,7 @@ from tests.conftest import ROOT
 
 #: Quick to compile; the programs are small.
 QUICK = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "JAX_PLATFORMS": "cpu"}
-SCENARIO, SYSTEM = "gap_35_half_depth", "systems/three_perp_venues.toml"
+SCENARIO, SYSTEM = "gap_35_half_depth", str(ROOT / "experiments/bench/systems/isolated_one_market.toml")
 ARGUMENTS = ["run", SCENARIO, "--system", SYSTEM, "--accounts", "400", "--precision", "64", "--no-attribution", "--set", "run.measures=true"]
 
 

@@ -12,7 +12,7 @@ from stresslev.provenance import plan_of_result
 from stresslev.run import run_plan, save
 from stresslev.simulation import chunk_length
 
-ACCOUNTS = 6000
+ACCOUNTS = 2000
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def test_float32_reports_what_float64_reports(gap64):
 def test_the_suite_runs_in_both_precisions():
     for precision in (32, 64):
         # on the lighter system: the suite's own is run below, and the attribution with the plumbing
-        outcome = run_plan(load_plan("default", system="systems/three_perp_venues.toml", accounts=1500, precision=precision, attribution=False))
+        outcome = run_plan(load_plan("default", system="systems/three_perp_venues.toml", accounts=ACCOUNTS, precision=precision, attribution=False))
         assert set(outcome.metrics) == {"2020-03-12_black_thursday", "2025-10-10_adl_cascade", "gap_35_half_depth"}
         for name, ds in outcome.datasets.items():
             assert ds.price_usd.dtype == (np.float32 if precision == 32 else np.float64)
@@ -47,7 +47,7 @@ def test_the_suite_runs_in_both_precisions():
 
 def test_the_suites_system_runs_in_single_precision():
     """In double precision every mechanism runs in test_plumbing."""
-    plan = load_plan("gap_35_half_depth", system="systems/venues_and_lenders.toml", accounts=3000, precision=32)
+    plan = load_plan("gap_35_half_depth", system="systems/venues_and_lenders.toml", accounts=ACCOUNTS, precision=32)
     outcome = run_plan(plan)
     values = outcome.metrics["gap_35_half_depth"]
     assert load_plan("default").system == load_plan("gap_35_half_depth", system="systems/venues_and_lenders.toml").system

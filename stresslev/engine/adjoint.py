@@ -26,6 +26,13 @@ from stresslev.engine.simulate import all_channels, initial_state, residual_tole
 from stresslev.engine.step import Record, step
 from stresslev.engine.types import Accounts, Channels, Owners, Path, Policy, State, System
 
+#: Bytes that the states of all steps may come to for all of them to be kept.
+WHOLE = 2**30
+
+
+def _bytes(tree) -> int:
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
 
 def reversible(state: State, on: bool = True) -> State:
     """The state with populations that reverse mode can go through (or, with `on` false, as they are stepped without); nothing else differs."""
@@ -64,13 +71,18 @@ def advance_checkpointed(
 ) -> tuple[State, Record]:
     """`simulate.advance` for reverse mode: everybody is stepped, and states are kept every `segment` steps, the steps between taken again.
 
-    With segments of about the root of the steps (the default) the states kept at any time are about twice that root (Chen and others 2016, "Training
-    deep nets with sublinear memory cost"); the record is kept whole, as what is returned. Composes with `jax.vjp`, `jax.grad` and `jax.vmap`.
+    With segments of about the root of the steps (the default where the states of all steps come to more than `WHOLE` bytes; else all steps are one
+    segment, and none is taken again but once) the states kept at any time are about twice that root (Chen and others 2016, "Training deep nets with
+    sublinear memory cost"); the record is kept whole, as what is returned. Composes with `jax.vjp`, `jax.grad` and `jax.vmap`.
 
     Args: static `rounds`, most rounds of a step, and `segment`; the others as for `advance`, but `state` is not donated.
     """
     steps = path.log_price.shape[0]
-    length = max(1, math.isqrt(max(steps - 1, 0)) + 1) if segment is None else segment
+    root = max(1, math.isqrt(max(steps - 1, 0)) + 1)
+    length = segment or (steps if steps * _bytes(state) <= WHOLE else root)
+    if length >= steps:
+        after, record = _stretch(reversible(state), system, policy, channels, path, None, rounds, tolerance)
+        return reversible(after, False), record
     segments = -(-steps // length)
     padding = segments * length - steps
 
