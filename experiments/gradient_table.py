@@ -43,7 +43,12 @@ VENUE, LENDERS = "system.pools.mid_venue", SYSTEM.with_name("two_lenders.toml")
 GAP = "gap_35_half_depth"
 
 #: Accounts of less unequal size than the sampler draws: a few large ones would make the differences rough. And little that stands before bad debt.
-EVEN = ("system.book.pareto_exponent=3", "system.book.largest_account_share=1e-4", f"{VENUE}.insurance_fund_usd=1e5", f"{VENUE}.liquidation_fee_bps=10")
+EVEN = (
+    "system.book.pareto_exponent=3",
+    "system.book.largest_account_share=1e-4",
+    f"{VENUE}.insurance_fund_usd=1e5",
+    f"{VENUE}.liquidation_fee_bps=10",
+)
 #: Name of a row -> system file, overrides of it, scenario, changes of the policy.
 MECHANISMS: dict[str, tuple[Path | str, tuple[str, ...], str, dict]] = {
     "closed in full": (SYSTEM, (), GAP, {}),

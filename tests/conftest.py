@@ -43,7 +43,7 @@ def _one_cache(tmp_path_factory):
 
 #: Modules whose programs are compiled as users have them compiled: what the engine is held against oracles by. All others do without most of XLA's
 #: optimisations, which takes a third less time.
-_AS_USERS_DO = {"test_cascade_theory", "test_compiled_step", "test_conservation", "test_twin"}
+_AS_USERS_DO = {"test_cascade_theory", "test_compiled_step", "test_twin_in_production"}
 
 
 @pytest.fixture(scope="module", autouse=True)
