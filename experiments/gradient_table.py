@@ -71,7 +71,7 @@ MECHANISMS: dict[str, tuple[Path | str, tuple[str, ...], str, dict]] = {
     "portfolio margin": ("systems/three_perp_venues.toml", ('system.pools.large_venue.portfolio_margin={form="scan", moves=[-0.1, 0.1]}',), GAP, {}),
     "users reduce near their cap": (SYSTEM, (), GAP, {"transition": {"form": "pace", "pace_minutes": 60, "warn": 0.8, "response_minutes": 60}}),
     "margin calls with a window": (SYSTEM, (), GAP, {"transition": {"form": "call", "window_minutes": 10}}),
-    "traders and depositors": (SYSTEM, (), "fall_15_with_traders", {}),
+    "everything, with traders and depositors": ("systems/venues_and_lenders.toml", (), "fall_15_with_traders", {}),
     "loans, all debt due": (LENDERS, (), GAP, {}),
     "loans, close factor": (LENDERS, ('system.pools.lender_a.liquidation={rule="close_factor", close_factor=0.5, full_below=0.95}',), GAP, {}),
     "loans, restored": (LENDERS, ('system.pools.lender_a.liquidation={rule="restore", target_health=1.1, full_below=0.9}',), GAP, {}),
@@ -110,6 +110,7 @@ def random_scenario(seed: int, folder: Path) -> Path:
 def check(name: str, system, overrides, scenario, changes: dict, options: dict) -> dict:
     """One row of a table."""
     began = time.perf_counter()
+    overrides = (*EVEN, *overrides) if system == SYSTEM else overrides
     plan = load_plan(scenario, system=system, accounts=options["accounts"], precision=options["precision"], overrides=list(overrides))
     policy = load_policy("volatility", plan.system)
     if changes:
@@ -159,7 +160,7 @@ def main() -> None:
         rows = {r["name"]: r for r in json.loads(options.out.read_text(encoding="utf-8"))}
     with tempfile.TemporaryDirectory() as temporary:
         if options.what == "parameters":
-            cases = {f"random {i}": (SYSTEM, EVEN, random_scenario(i, Path(temporary)), {}) for i in range(6)}
+            cases = {f"random {i}": (SYSTEM, (), random_scenario(i, Path(temporary)), {}) for i in range(6)}
         else:
             cases = MECHANISMS
         context = multiprocessing.get_context("spawn")
