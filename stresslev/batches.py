@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from stresslev.engine.adjoint import tree_bytes
 from stresslev.engine.batch import Rules, part, window
 from stresslev.engine.step import Record
 from stresslev.engine.types import State, System
@@ -120,11 +121,6 @@ def alike(run: Run, channels, sharding: Sharding = ONE) -> tuple[State, Rules, R
     """The arguments of `engine.batch.run_batch` for runs that differ in their `channels` (leading axis) alone, placed by `sharding`."""
     states = sharding.repeated(run.state, jax.tree.leaves(channels)[0].shape[0])
     return states, *part(replace(run.rules, channels=channels), OWN_CHANNELS)
-
-
-def tree_bytes(tree) -> int:
-    """Bytes of all arrays of a tree, whether they exist or are only described (`jax.ShapeDtypeStruct`)."""
-    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
 def one_of(tree, number: int):

@@ -12,7 +12,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 from stresslev.engine import adjoint
-from stresslev.engine.adjoint import Adjoint, Leg, of_state
+from stresslev.engine.adjoint import Adjoint, Leg, of_state, tree_bytes
 from stresslev.engine.epochs import Epoch, advance_some, merge
 from stresslev.engine.floats import split
 from stresslev.engine.loans import Loans
@@ -56,13 +56,13 @@ class _Tape:
 
     def __init__(self, state: State, steps: int):
         # an eighth of the root: an epoch holds a small part of the accounts, so that most runs need not be taken again
-        self.room = max(1.0, math.sqrt(steps) / 8) * _bytes(state)
+        self.room = max(1.0, math.sqrt(steps) / 8) * tree_bytes(state)
         self.used = 0
         self.groups: list[tuple[State, list[_Stretch]]] = []
 
     def add(self, state: State, stretch: _Stretch) -> None:
         """Put the next stretch on the tape; `state`, before it, is only read."""
-        size = _bytes(stretch.leg)
+        size = tree_bytes(stretch.leg)
         if not self.groups or self.used + size > self.room:
             for kept in self.groups[-1][1] if self.groups else ():
                 kept.leg = None
@@ -82,10 +82,6 @@ class _Tape:
             while stretches:
                 s = stretches.pop()
                 yield s, s.leg
-
-
-def _bytes(tree) -> int:
-    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
 class _Taped(Active):

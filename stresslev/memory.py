@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import jax
 
-from stresslev.batches import OWN, Run, chunk_length, tree_bytes
+from stresslev.batches import OWN, Run, chunk_length
 from stresslev.config.load import Plan
 from stresslev.config.spec import RunSpec
+from stresslev.engine.adjoint import tree_bytes
 from stresslev.engine.batch import part
 from stresslev.engine.loan_profile import LoanProfile
 from stresslev.engine.profile import Profile

@@ -30,7 +30,8 @@ from stresslev.engine.types import Accounts, Channels, Owners, Path, Policy, Sta
 WHOLE = 2**30
 
 
-def _bytes(tree) -> int:
+def tree_bytes(tree) -> int:
+    """Bytes of all arrays of a tree, whether they exist or are only described (`jax.ShapeDtypeStruct`)."""
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
@@ -79,7 +80,7 @@ def advance_checkpointed(
     """
     steps = path.log_price.shape[0]
     root = max(1, math.isqrt(max(steps - 1, 0)) + 1)
-    length = segment or (steps if steps * _bytes(state) <= WHOLE else root)
+    length = segment or (steps if steps * tree_bytes(state) <= WHOLE else root)
     if length >= steps:
         after, record = _stretch(reversible(state), system, policy, channels, path, None, rounds, tolerance)
         return reversible(after, False), record
