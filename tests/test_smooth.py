@@ -1,14 +1,17 @@
 """Smoothed thresholds: their derivatives are those of theory, which plain differentiation misses, and hardly anything else changes."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.tree_util import Partial
 
 from stresslev.engine import smooth
-from stresslev.engine.simulate import all_channels, initial_state, residual_tolerance
+from stresslev.engine.simulate import all_channels, initial_state, residual_tolerance, simulate
 from stresslev.engine.step import step
-from stresslev.engine.types import Path, Policy
+from stresslev.engine.types import CLOSE_FACTOR, FULL, RESTORE, Path, Policy
 from stresslev.gradient import value_and_grad
 from tests import test_cascade_theory as cascade
 from tests.systems import GROUPS, engine_case, random_case
@@ -16,8 +19,17 @@ from tests.systems import GROUPS, engine_case, random_case
 A, B, M, K, S = 0.05, 0.35, 0.02, 0.15, 0.10
 
 
-def _fall(record, state):
-    return 1 - record.price[-1, 0]
+#: Rounds of a step: enough for the linear cascade to end.
+ROUNDS = 60
+
+
+def _lost_and_fallen(record, state):
+    return jnp.stack([state.ledger.bad_debt[0], 1 - record.price[-1, 0]])
+
+
+def _path(*falls: float) -> Path:
+    """Steps at so much below the first price."""
+    return Path(log_price=jnp.log1p(-jnp.array(falls))[:, None], depth_factor=jnp.ones((len(falls), 1)))
 
 
 @pytest.mark.parametrize("band", [None, 0.05, 0.15])
@@ -26,9 +38,8 @@ def test_the_derivatives_of_the_linear_cascade_are_those_of_theory(band, monkeyp
     monkeypatch.setattr(cascade, "ACCOUNTS", 1 << 14)
     r = K * (1 - M) / (B - A)
     x = (S + K * (M - A) / (B - A)) / (1 - r)
-    path = Path(log_price=jnp.full((1, 1), np.log1p(-S)), depth_factor=jnp.ones((1, 1)))
-    arguments = cascade._linear_system(K, M), Policy(maintenance_multiplier=jnp.ones((1, 1))), (cascade._book(A, B),), path
-    value, found = value_and_grad(_fall, *arguments, max_rounds=60, band=band, stepping="all")
+    arguments = cascade._linear_system(K, M), Policy(maintenance_multiplier=jnp.ones((1, 1))), (cascade._book(A, B),), _path(S, S, S)
+    (_, value), found = value_and_grad(Partial(_lost_and_fallen), *arguments, weights=jnp.array([0.0, 1.0]), max_rounds=ROUNDS, band=band, stepping="all")
     mine = {
         "shock": -float(found.path.log_price.sum()) / (1 - S),
         "impact": float(found.system.impact.scale.sum()),
@@ -63,6 +74,33 @@ def test_empty_places_have_no_derivative_that_is_no_number():
     for dtype in (jnp.float32, jnp.float64):
         none = jnp.zeros((1, 1), dtype)
         assert all(bool(jnp.isfinite(g).all()) for g in jax.grad(number, (0, 1, 2))(none, none, none))
+
+
+@pytest.mark.parametrize(
+    ("rule", "more", "far"),
+    [
+        (FULL, {}, 0.02),
+        (RESTORE, {}, 0.02),
+        (CLOSE_FACTOR, {"close_factor": np.full(1, 0.4)}, 0.02),
+    ],
+    ids=["full", "restored", "close factor"],
+)
+def test_derivatives_of_what_is_lost_agree_with_differences_of_the_hard_rules(rule, more, far, monkeypatch):
+    """Accounts of which a part is left are hit again by the next fall: in the same round as those that the first has spared."""
+    system = replace(cascade._linear_system(K, M), rule=np.array([rule], np.int32), **more)
+    path, h = _path(0.10, 0.13, 0.17), 0.05
+
+    def lost(multiplier: float) -> np.ndarray:
+        policy = Policy(maintenance_multiplier=jnp.full((1, 1), multiplier))
+        state, record = simulate(system, policy, (cascade._book(A, B),), path, max_rounds=ROUNDS)
+        return np.asarray(_lost_and_fallen(record, state))
+
+    difference = (lost(1 + h) - lost(1 - h)) / (2 * h)
+    monkeypatch.setattr(cascade, "ACCOUNTS", 1 << 14)
+    arguments = system, Policy(maintenance_multiplier=jnp.ones((1, 1))), (cascade._book(A, B),), path
+    for k in range(2):
+        _, found = value_and_grad(Partial(_lost_and_fallen), *arguments, weights=jnp.eye(2)[k], max_rounds=ROUNDS, band=0.1, stepping="all")
+        assert float(found.policy.maintenance_multiplier.sum()) == pytest.approx(difference[k], rel=far)
 
 
 @pytest.mark.parametrize("group", ["closing", "settling", "lending"])

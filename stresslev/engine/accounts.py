@@ -217,6 +217,21 @@ def above(accounts: Accounts, system: System, multiplier: Array, prices: Prices)
     return smooth.above(health.margin_equity, health.required)
 
 
+def begin_round(accounts: Accounts, system: System, multiplier: Array, prices: Prices) -> Accounts:
+    """Where thresholds are smoothed, `smooth.anew` of the accounts that have sunk at these prices; else nothing to do."""
+    if accounts.smoothing is None:
+        return accounts
+    find = once(lambda: smooth.sunk(accounts.smoothing, above(smooth.whole(accounts), system, multiplier, prices)), accounts.block_pool[0])
+
+    def local(batch, context):
+        (some,) = batch
+        return (smooth.anew(some, above(some, *context)),), ()
+
+    found = ranks(find, accounts.block_pool, multiplier.shape[0])
+    ((after,), _) = over_batches(found, (_needed(accounts),), local, (system, multiplier, prices), (), writes=True, reverse=accounts.reverse)
+    return replace(accounts, smoothing=after.smoothing)
+
+
 def demand(accounts: Accounts, system: System, multiplier: Array, prices: Prices, grant: Array | None = None, under: Array | None = None) -> Demand:
     """What the population asks to have closed at these prices.
 

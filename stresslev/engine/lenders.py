@@ -56,6 +56,12 @@ def settle(
     return after, _widen(population, done, seen.mark.shape[1])
 
 
+def begin_round(population: Loans, terms: Terms, seen: Prices) -> Loans:
+    """`loans.begin_round` at these marks."""
+    t, mark = _narrow(population, terms), _narrow(population, seen.mark)
+    return loans.begin_round(population, t.threshold, t.supply_index, t.borrow_index, mark)
+
+
 def begin_step(population: Loans, terms: Terms, seen: Prices) -> Loans:
     """`loans.begin_step` at these marks."""
     t = _narrow(population, terms)

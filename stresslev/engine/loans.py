@@ -315,6 +315,22 @@ def _assess(
     return once(lambda: _plan(supply, debt, some.cash, some.age, triggered, terms), some.block_pool[0]), terms
 
 
+def begin_round(loans: Loans, threshold: Array, supply_index: Array, borrow_index: Array, mark: Array) -> Loans:
+    """Where thresholds are smoothed, `smooth.anew` of the accounts that have sunk at these marks; else nothing to do."""
+    if loans.smoothing is None:
+        return loans
+    given = (threshold, supply_index, borrow_index, mark)
+    find = once(lambda: smooth.sunk(loans.smoothing, above(smooth.whole(loans), *given)), loans.block_pool[0])
+
+    def local(batch, context):
+        (some,) = batch
+        return (smooth.anew(some, above(some, *context)),), ()
+
+    found = ranks(find, loans.block_pool, mark.shape[0])
+    ((after,), _) = over_batches(found, (loans,), local, given, (), writes=True, reverse=loans.reverse)
+    return replace(loans, smoothing=after.smoothing)
+
+
 def demand(loans: Loans, rules: LendingRules, threshold: Array, supply_index: Array, borrow_index: Array, mark: Array, venue: Array) -> LoanDemand:
     """What the population asks to have liquidated at these prices.
 

@@ -90,6 +90,17 @@ class _Asked:
     capacity: Array  # (V,) left after it
 
 
+def _begun(state: State, system: System, conditions: Conditions, seen: Prices, terms: Terms | None) -> State:
+    """The populations as they go into the round."""
+
+    def begun(p):
+        if isinstance(p, Loans):
+            return lenders.begin_round(p, terms, seen)
+        return perps.begin_round(p, system, conditions.multiplier, seen) if isinstance(p, Accounts) else p
+
+    return replace(state, populations=tuple(begun(p) for p in state.populations))
+
+
 def _ask(state: State, system: System, conditions: Conditions, seen: Prices, capacity: Array) -> _Asked:
     """What every population asks for, and how far the pools' capacity goes."""
     found = []
@@ -258,7 +269,7 @@ def round_of_liquidation(state: State, system: System, channels: Channels, condi
     """
     seen = prices(state, system, conditions.seen)
     terms = None if system.lending is None else lending_terms(state, conditions.threshold)
-    state = note(state, system, seen, conditions.multiplier, terms)
+    state = note(_begun(state, system, conditions, seen, terms), system, seen, conditions.multiplier, terms)
     asked = _ask(state, system, conditions, seen, flow.capacity)
     closing = _closing(asked, system.reference_price.shape[0])
     reached = traded(flow, system, coins_to_market(system, closing), seen.venue)

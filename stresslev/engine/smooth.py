@@ -74,6 +74,29 @@ def begun(population, x: Array, band: Array):
     return replace(population, smoothing=Smoothing(band=band, width=own_width(x, band), untouched=jnp.ones_like(held[0]), holdings=held))
 
 
+def sunk(smoothing: Smoothing, x: Array) -> Array:
+    """Whether at health `1 + x` an account of which a part was hit earlier is below all its thresholds, so that the rest is hit as a whole."""
+    return (smoothing.untouched < 1) & (x <= -smoothing.width)
+
+
+def anew(population, x: Array):
+    """Accounts that have sunk: those whose health with all they hold, `1 + x`, is below one begin anew with that.
+
+    What came of the part hit earlier is under margin too then, and is hit in the same round as the rest; in a later one it would meet the prices that
+    the rest has made.
+    """
+    old, again = population.smoothing, jax.lax.stop_gradient(x) < 0
+    return replace(
+        population,
+        smoothing=Smoothing(
+            band=old.band,
+            width=jnp.where(again, own_width(x, old.band), old.width),
+            untouched=jnp.where(again, 1, old.untouched),
+            holdings=tuple(jnp.where(again, held, was) for held, was in zip(population.holdings, old.holdings, strict=True)),
+        ),
+    )
+
+
 def parted(some, before, after, part: Array, x_of):
     """`some` accounts after `part` of each has become what `whole(some)`, here `before`, is `after` it was hit.
 
