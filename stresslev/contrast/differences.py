@@ -164,11 +164,15 @@ def compare(run_a: str | Path, run_b: str | Path, confidence: float = 0.95) -> C
     if not 0 < confidence < 1:
         raise InputError("--confidence", Problem("value", str(confidence), "is no share", "give one between 0 and 1, such as 0.95"))
     a, b = read(run_a), read(run_b)
-    both = [s for s in a.metrics if s in b.metrics]
-    if not both:
+    if not set(a.metrics) & set(b.metrics):
         problem = Problem("scenarios", ", ".join(b.metrics), f"has none in common with {a.name}: {', '.join(a.metrics)}", "name runs of one suite")
         raise InputError(run_b, problem)
-    seeds, pairs = _pairs(a, b)
+    return held(a, b, *_pairs(a, b), confidence)
+
+
+def held(a: Result, b: Result, seeds: tuple[int, ...], pairs: list[tuple[Result, Result]], confidence: float) -> Comparison:
+    """Result b against result a. Args: `seeds` of the `pairs`, which are these two themselves where there are no seeds."""
+    both = [s for s in a.metrics if s in b.metrics]
     changes, means = [], []
     for metric in METRICS:
         rows = {s: _values(pairs, s, metric) for s in both if metric in a.metrics[s] or metric in b.metrics[s]}

@@ -89,7 +89,7 @@ def judge(run: str | Path, baseline: str | Path, spec: GateSpec) -> Verdict:
     A scenario that the baseline has and the run lacks breaks the gate; one that only the run has is held against its limits alone.
 
     Raises:
-      InputError: a run that cannot be read.
+      InputError: a run that cannot be read, or nothing to check, which is no pass.
     """
     now, then = read(run), read(baseline)
     names = spec.metrics or tuple(dict.fromkeys([*(n for group in MEASURES.values() for n in group), *spec.tolerances]))
@@ -105,6 +105,9 @@ def judge(run: str | Path, baseline: str | Path, spec: GateSpec) -> Verdict:
         for name in names:
             found = _against(spec, scenario, name, now.metrics[scenario].get(name, math.nan), values.get(name, math.nan))
             checks += [found] if found is not None else []
+    if not checks:
+        fix = "set limits, or name metrics that both runs have"
+        raise InputError(run, Problem("gate", "", "has nothing to hold the run against: no limit, and no metric that the baseline has", fix))
     order = {s: i for i, s in enumerate([*now.metrics, *then.metrics])}
     return Verdict(now, then, spec, same_books(now, then), tuple(sorted(checks, key=lambda c: order[c.scenario])))
 

@@ -114,7 +114,7 @@ def same_books(a: Result, b: Result) -> bool | None:
         return None
     if a.configuration["system"]["book"] != b.configuration["system"]["book"]:
         return False
-    if a.samples and a.configuration["run"]["seed"] != b.configuration["run"]["seed"]:
+    if a.samples and a.attributes["seed"] != b.attributes["seed"]:
         return False
 
     def alike(x: np.ndarray, y: np.ndarray) -> bool:
