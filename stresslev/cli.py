@@ -21,6 +21,7 @@ from rich.table import Table
 
 import stresslev
 from stresslev.cli_contrast import compare_command, gate_command
+from stresslev.cli_editing import new_command, schema_command, validate_command
 from stresslev.cli_import import import_app
 from stresslev.cli_score import score_command
 from stresslev.cli_store import list_runs, show_command
@@ -402,6 +403,9 @@ def book_show(
 
 app.command("show")(show_command)
 app.command("compare")(compare_command)
+app.command("schema")(schema_command)
+app.command("validate")(validate_command)
+app.command("new")(new_command)
 app.command("gate")(gate_command)
 app.command("score")(score_command)
 app.command("gradcheck")(gradcheck_command)
@@ -445,6 +449,14 @@ def doctor_command(
     raise typer.Exit(WITHIN if all(c.ok for c in checks) else FAILED)
 
 
+def _print_problems(error: InputError) -> None:
+    """Everything that is wrong with an input, with the line of a TOML file where it can be found there."""
+    from stresslev.editing.place import place
+
+    for problem in error.problems:
+        error_console.print(f"error: {place(error.file, problem)}: {problem}", highlight=False, markup=False, soft_wrap=True)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Entry point: turns errors into one clear message and an exit code."""
     # XLA warns at length about tuning flags of programs in the cache that are no features of the processor; must be said before it is loaded
@@ -453,8 +465,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         code = app(args=arguments, standalone_mode=False, obj=sys.argv[1:] if arguments is None else arguments)
     except InputError as error:
-        for problem in error.problems:
-            error_console.print(f"error: {error.file}: {problem}", highlight=False, markup=False, soft_wrap=True)
+        _print_problems(error)
         code = BAD_INPUT
     except NumericalFailure as error:
         error_console.print(f"numerical failure: {error}", highlight=False, markup=False, soft_wrap=True)

@@ -40,8 +40,7 @@ def list_runs(store: Path, as_json: bool) -> int:
             table.add_row(*(escape(str(x)) for x in row), style="red" if m.error or m.verdict == "breached" else None)
         cli.out_console.print(table)
     for error in wrong:
-        for problem in error.problems:
-            cli.error_console.print(f"error: {error.file}: {problem}", highlight=False, markup=False, soft_wrap=True)
+        cli._print_problems(error)
     return cli.BAD_INPUT if wrong else cli.WITHIN
 
 

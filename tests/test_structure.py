@@ -17,6 +17,7 @@ ALLOWED = {
     "importers": {"importers", "config", "tables", "toml", "write"},
     "report": {"report", "results", "metrics", "quantities", "write"},
     "contrast": {"contrast", "config", "estimate", "identity", "metrics", "report", "results", "store"},
+    "editing": {"config", "contrast", "editing", "limits", "metrics", "tuning", "write"},
     "estimate": set(),
     "identity": set(),
     "metrics": {"procyclicality", "quantities"},
