@@ -19,42 +19,29 @@ from stresslev.cli import main
 from stresslev.config.load import load_plan
 from stresslev.contrast.inputs import read
 from stresslev.contrast.reproduction import reproduction
+from stresslev.editing import template
 from stresslev.errors import InputError, NumericalFailure
 from stresslev.run import run_plan
 from stresslev.store import manifest
 from stresslev.store.lock import is_held, locked
 from stresslev.store.runs import find, listed
-from tests.conftest import ROOT
 
-#: Small and quick to compile: one venue, one market. Both scenarios go in chunks of 60 steps, so that one program does.
-SYSTEM = ROOT / "experiments" / "bench" / "systems" / "isolated_one_market.toml"
-SUITE = f"""
+#: On the system and the scenario of the templates, as in the pages that test_docs runs, and in chunks of 60 steps: all go through one program.
+SUITE = """
 kind = "suite"
 name = "mine"
 title = "Two falls"
-system = {str(SYSTEM)!r}
+system = "system.toml"
 scenarios = ["first.toml", "second.toml"]
 
 [run]
 precision = 64
-measures = false
-stepping = "all"
 
 [limits.bad_debt_usd]
 max = 1e12
 """
-SCENARIO = """
-kind = "scenario"
-name = "{name}"
-title = "A fall"
-origin = "hypothetical"
-severity = "severe"
-duration_minutes = {minutes}
-
-[paths.BTC]
-minutes = [0, 10, 20]
-prices = [100e3, 100e3, 65e3]
-"""
+#: Options of a single scenario.
+SMALL = ("--accounts", "2000", "--precision", "64")
 
 
 def _call(*arguments, code=0):
@@ -104,8 +91,9 @@ class Place:
 def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("store")
     (folder / "suite.toml").write_text(SUITE)
+    template.write("system", "small", folder / "system.toml")
     for name, minutes in (("first", 60), ("second", 120)):
-        (folder / f"{name}.toml").write_text(SCENARIO.format(name=name, minutes=minutes))
+        (folder / f"{name}.toml").write_text(template.text("scenario", name).replace("duration_minutes = 240", f"duration_minutes = {minutes}"))
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     command = [sys.executable, "-c", KILLED, *map(str, _run(folder))]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
@@ -211,7 +199,7 @@ def _full_disk(size):
 @pytest.mark.skipif(sys.platform == "win32", reason="needs limits on the size of files")
 def test_a_full_disk_ends_in_words_and_half_writes_nothing(place, tmp_path, capsys):
     one = place.folder / "first.toml"
-    small = ("--system", SYSTEM, "--accounts", "2000", "--precision", "64", "--stepping", "all", "--set", "run.measures=false")
+    small = ("--system", place.folder / "system.toml", *SMALL)
     with _full_disk(20_000):
         _call("run", one, *small, "--out", tmp_path / "r", code=2)
         assert "cannot be written (File too large)" in capsys.readouterr().err
