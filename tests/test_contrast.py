@@ -158,10 +158,10 @@ def test_absent_tolerances_are_the_gates_own():
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Two policies, the second with more bad debt: the first on seeds 1, 2 and 3, the second on 2, 3 and 4, and once with another rule."""
+    """Two policies, the second with more bad debt: the first on seeds 1, 2 and 3, the second on 2 and 3."""
     folder = tmp_path_factory.mktemp("runs")
     random = np.random.default_rng(7)
-    noise = {seed: float(random.normal(0, 8)) for seed in (1, 2, 3, 4)}
+    noise = {seed: float(random.normal(0, 8)) for seed in (1, 2, 3)}
 
     def make(name, seed, extra, multiplier):
         made = outcome(name, {"crash": dataset(steps=4, closed=400.0, debt=80.0 + noise[seed] + extra, draw=100.0)}, {DEBT: 0.2})
@@ -174,7 +174,7 @@ def runs(tmp_path_factory):
 
     for seed in (1, 2, 3):
         make("plain", seed, 0.0, 1.0)
-    for seed in (2, 3, 4):
+    for seed in (2, 3):
         make("strict", seed, 20.0 + seed / 10, 1.5)
     (folder / "notes").mkdir()
     return folder
@@ -188,7 +188,7 @@ def _call(*arguments, code=0):
 
 def test_books_beside_the_runs_tell_differences_from_noise(runs, capsys, tmp_path):
     assert sorted(drawn(read(runs / "plain-1"))) == [1, 2, 3]
-    _call("compare", runs / "plain-2", runs / "strict-4", "--json", "--markdown", tmp_path / "c.md")
+    _call("compare", runs / "plain-2", runs / "strict-3", "--json", "--markdown", tmp_path / "c.md")
     data = json.loads(capsys.readouterr().out)
     assert data["seeds"] == [2, 3] and data["same_books"] is False
     debt = next(c for c in data["changes"] if c["metric"] == "bad_debt_usd")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stresslev.contrast.inputs import Result, drawn, read, same_books
+from stresslev.contrast.inputs import Result, drawn, of_summary, read, same_books
 from stresslev.errors import InputError, Problem
 from stresslev.estimate import Estimate
 from stresslev.metrics import METRICS
@@ -126,7 +126,7 @@ def _pairs(a: Result, b: Result) -> tuple[tuple[int, ...], list[tuple[Result, Re
     known = {a.place: a, b.place: b}
 
     def of(path: Path) -> Result:
-        return known[path.resolve()] if path.resolve() in known else read(path)
+        return known[path.resolve()] if path.resolve() in known else of_summary(path / "summary.json")
 
     return tuple(seeds), [(of(first[s]), of(second[s])) for s in seeds]
 

@@ -42,8 +42,8 @@ class Result:
         return bool(self.configuration) and self.configuration["system"]["book"]["file"] is None
 
 
-def _of_summary(file: Path) -> Result:
-    """From summary.json alone."""
+def of_summary(file: Path) -> Result:
+    """From summary.json alone, in which infinities are not numbers. Raises InputError."""
     summary = inputs.read_summary(file)
     try:
         values = {
@@ -66,7 +66,7 @@ def read(run: str | Path) -> Result:
     if path.is_dir() and not (path / "result.nc").is_file() and (path / "summary.json").is_file():
         path = path / "summary.json"
     if path.name.endswith(".json") and path.is_file() and not (path.parent / "result.nc").is_file():
-        return _of_summary(path)
+        return of_summary(path)
     folder = find(path)
     found = inputs.read(folder)
     first = {s.name: s.data.isel(time=0, ends=0) for s in found.scenarios}
