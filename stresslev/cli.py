@@ -403,10 +403,10 @@ def book_show(
 
 app.command("show")(show_command)
 app.command("compare")(compare_command)
+app.command("gate")(gate_command)
 app.command("schema")(schema_command)
 app.command("validate")(validate_command)
 app.command("new")(new_command)
-app.command("gate")(gate_command)
 app.command("score")(score_command)
 app.command("gradcheck")(gradcheck_command)
 app.command("tune")(tune_command)
