@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from stresslev.book import files
-from stresslev.config import assets, behaviour, experiment, policy, pools, spec
+from stresslev.config import assets, behaviour, experiment, gate, policy, pools, spec
 from stresslev.config.tiers import TierTable
 from stresslev.metrics import METRICS
 
@@ -81,12 +81,14 @@ TABLES = (
     ("`[optimizer]`", "How the gradient is followed, see optax.", experiment.OptimizerSpec),
     ("`[penalty]`", "The augmented Lagrangian of the constraints.", experiment.PenaltySpec),
     ("`[judgement]`", "How the tuned policy is held against others.", experiment.JudgementSpec),
+    ("Gate", '`kind = "gate"`: what `stresslev gate` lets pass, see gate.md.', gate.GateSpec),
+    ("`[tolerances.METRIC]`", "By how much a metric may be worse than the baseline's.", gate.ToleranceSpec),
 )
 
 HEAD = """# Files
 
 Everything a run reads is TOML, plus CSV or Parquet for books and prices. Unknown keys are refused. This page is made from the specifications by
-`python docs/make_files.py`.
+`python docs/make_files.py`. [Writing files](editors.md) has templates, checks and schemas for editors.
 
 Paths in a file are relative to that file; a name that is not found there is looked up among the shipped scenarios. `--set` overrides any key:
 `system.*`, `policy.*`, `run.*`, `limits.*`, `scenario.*` (every scenario of the run) and `scenarios.NAME.*`.

@@ -20,8 +20,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 import stresslev
+from stresslev.cli_contrast import compare_command, gate_command
+from stresslev.cli_editing import new_command, schema_command, validate_command
 from stresslev.cli_import import import_app
 from stresslev.cli_score import score_command
+from stresslev.cli_store import list_runs, show_command
 from stresslev.cli_tune import gradcheck_command, tune_command
 from stresslev.errors import InputError, NumericalFailure
 from stresslev.processes import WORD as WORKER
@@ -107,32 +110,37 @@ def _number(value: float, units: str) -> str:
     return f"{value:.0f}"
 
 
-def _print_outcome(outcome, folder: Path | None) -> None:
+def _print_results(title: str, metrics: dict[str, dict[str, float]], findings, folder: Path) -> None:
+    """Metrics by scenario and then by name, what the limits say about them, and where the report is."""
     from stresslev.metrics import METRICS
 
-    table = Table(title=outcome.plan.title, title_justify="left")
+    table = Table(title=title, title_justify="left")
     table.add_column("metric")
-    for name in outcome.datasets:
+    for name in metrics:
         table.add_column(escape(name), justify="right")
-    bad = {(f.metric, f.scenario) for f in outcome.findings if f.breached}
+    bad = {(f.metric, f.scenario) for f in findings if f.breached}
     for key, metric in METRICS.items():
         cells = []
-        for scenario, values in outcome.metrics.items():
+        for scenario, values in metrics.items():
             text = _number(values.get(key), metric.units)
             cells.append(f"[bold red]{text} ![/]" if (key, scenario) in bad else text)
         table.add_row(metric.title, *cells)
     out_console.print(table)
-    for f in outcome.findings:
+    for f in findings:
         if f.breached:
             metric = METRICS[f.metric]
             sign = "above" if f.side == "max" else "below"
             line = f"breached: {metric.title} in {f.scenario}: {_number(f.value, metric.units)}, {sign} {f.bound:g}"
             out_console.print(line, highlight=False, markup=False, soft_wrap=True)
-    if not outcome.findings:
+    if not findings:
         out_console.print("no limits set")
     else:
-        out_console.print("LIMITS BREACHED" if outcome.breached else "within limits", style="bold red" if outcome.breached else "bold green")
-    if folder is not None:
+        out_console.print("LIMITS BREACHED" if bad else "within limits", style="bold red" if bad else "bold green")
+    _print_report(folder)
+
+
+def _print_report(folder: Path) -> None:
+    if (folder / "report.html").is_file():
         out_console.print(f"report: {folder / 'report.html'}", highlight=False, markup=False, soft_wrap=True)
 
 
@@ -161,7 +169,7 @@ def _print_comparison(comparison, folder: Path) -> None:
             out_console.print(line, highlight=False, markup=False, soft_wrap=True)
     if comparison.breached:
         out_console.print("LIMITS BREACHED", style="bold red")
-    out_console.print(f"report: {folder / 'report.html'}", highlight=False, markup=False, soft_wrap=True)
+    _print_report(folder)
 
 
 @contextmanager
@@ -191,6 +199,10 @@ def run_command(
     context: typer.Context,
     what: Annotated[str, typer.Argument(help="Suite or scenario file, or the name of a shipped one.")] = "default.toml",
     out: Annotated[Path | None, typer.Option("--out", help="Folder for the results; default results/NAME.")] = None,
+    store: Annotated[
+        Path | None, typer.Option("--store", help="Folder of runs to add this one to, instead of --out; finished scenarios survive whatever happens.")
+    ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Compute anew what the store already has.")] = False,
     system: Annotated[str | None, typer.Option("--system", help="System file to use instead of the suite's.")] = None,
     accounts: Annotated[int | None, typer.Option("--accounts", min=1, help="Accounts to sample.")] = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="Seed of the sampled book.")] = None,
@@ -227,6 +239,9 @@ def run_command(
     more = {"accounts": accounts, "seed": seed, "precision": precision, "stepping": stepping, "population": population, "attribution": attribution}
     more["batch"] = int(batch) if batch is not None and batch.isdecimal() else batch
     plans = [load_plan(what, system=system, policy=p, overrides=set_, **more) for p in policy or (None,)]
+    if store is not None:
+        cli_run.check_store(plans, out, processes)
+        raise typer.Exit(cli_run.stored(plans[0], store, devices, fresh))
     place = out or Path("results") / plans[0].name
     raise typer.Exit(
         cli_run.execute(cli_run.one(plans[0], place) if len(plans) == 1 else cli_run.several(plans, place), context.obj, devices, processes)
@@ -236,14 +251,14 @@ def run_command(
 @app.command()
 def rerun(
     context: typer.Context,
-    result: Annotated[Path, typer.Argument(help="Folder of an earlier run, or its result.nc.")],
+    result: Annotated[Path, typer.Argument(help="Folder of an earlier run or the beginning of its name, or its result.nc.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for the new results.")],
+    exact: Annotated[bool, typer.Option("--exact", help="Exit code 1 also when any number is not the same, bit for bit.")] = False,
 ) -> None:
-    """Run again exactly what an earlier result says it ran."""
+    """Run again exactly what an earlier result says it ran, and say whether the numbers are the same."""
     from stresslev import cli_run
-    from stresslev.provenance import plan_of_result
 
-    raise typer.Exit(cli_run.execute(cli_run.one(plan_of_result(result), out), context.obj))
+    raise typer.Exit(cli_run.again(result, out, context.obj, exact))
 
 
 @app.command("report")
@@ -256,10 +271,15 @@ def report_command(folder: Annotated[Path, typer.Argument(help="Folder of a run.
 
 
 @app.command("list")
-def list_command() -> None:
-    """List the shipped suites, scenarios and systems."""
+def list_command(
+    runs: Annotated[Path | None, typer.Option("--runs", metavar="DIR", help="List the runs of a store instead.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="With --runs: their manifests as JSON.")] = False,
+) -> None:
+    """List the shipped suites, scenarios and systems, or the runs of a store."""
     from stresslev.config.load import read_toml, shipped_scenarios
 
+    if runs is not None:
+        raise typer.Exit(list_runs(runs, as_json))
     table = Table("file", "kind", "title", box=None)
     root = shipped_scenarios()
     for path in sorted(root.rglob("*.toml")):
@@ -381,6 +401,12 @@ def book_show(
         out_console.print(table)
 
 
+app.command("show")(show_command)
+app.command("compare")(compare_command)
+app.command("gate")(gate_command)
+app.command("schema")(schema_command)
+app.command("validate")(validate_command)
+app.command("new")(new_command)
 app.command("score")(score_command)
 app.command("gradcheck")(gradcheck_command)
 app.command("tune")(tune_command)
@@ -423,6 +449,14 @@ def doctor_command(
     raise typer.Exit(WITHIN if all(c.ok for c in checks) else FAILED)
 
 
+def _print_problems(error: InputError) -> None:
+    """Everything that is wrong with an input, with the line of a TOML file where it can be found there."""
+    from stresslev.editing.place import place
+
+    for problem in error.problems:
+        error_console.print(f"error: {place(error.file, problem)}: {problem}", highlight=False, markup=False, soft_wrap=True)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Entry point: turns errors into one clear message and an exit code."""
     # XLA warns at length about tuning flags of programs in the cache that are no features of the processor; must be said before it is loaded
@@ -431,8 +465,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         code = app(args=arguments, standalone_mode=False, obj=sys.argv[1:] if arguments is None else arguments)
     except InputError as error:
-        for problem in error.problems:
-            error_console.print(f"error: {error.file}: {problem}", highlight=False, markup=False, soft_wrap=True)
+        _print_problems(error)
         code = BAD_INPUT
     except NumericalFailure as error:
         error_console.print(f"numerical failure: {error}", highlight=False, markup=False, soft_wrap=True)
@@ -457,5 +490,5 @@ def main(arguments: list[str] | None = None) -> None:
     if WORKER in os.environ:
         leave_word(code, lost)
     if code == STOPPED:  # typer turns some interrupts into an exit of its own
-        error_console.print("stopped; nothing was written", highlight=False)
+        error_console.print("stopped; no result was written", highlight=False)
     sys.exit(code)

@@ -1,16 +1,24 @@
-"""The computing part of `stresslev run` and `rerun`: in this process, or in several; results appear whole, or not at all."""
+"""The computing part of `stresslev run` and `rerun`: in one process or several, into a folder or a store; results appear whole, or not at all."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stresslev import cache, cli, policies, processes, report
+from stresslev.contrast import inputs as contrast
+from stresslev.contrast.reproduction import reproduction
 from stresslev.errors import InputError, Problem
+from stresslev.provenance import plan_of_result
+from stresslev.report.inputs import read
 from stresslev.results import RESULT_FILES
 from stresslev.run import run_plan, save
 from stresslev.sharding import Sharding
 from stresslev.simulation import Progress, silent
+from stresslev.store import manifest
+from stresslev.store.record import beginning, ended
+from stresslev.store.runs import RUN_FILES, find, is_run
+from stresslev.store.unfinished import working
 from stresslev.write import folder_atomically
 
 
@@ -24,10 +32,13 @@ class Job:
     show: Callable[[object], None]
 
 
-def _write_report(folder: Path) -> Exception | None:
-    """Write the report of a folder; a finished run is kept whatever happens to its picture, so a defect is handed back."""
+def _write_report(folder: Path, out: Path) -> Exception | None:
+    """Write the report of a folder that will be `out`; a finished run is kept whatever happens to its picture, so a defect is handed back."""
     try:
         report.write(folder)
+    except InputError as error:
+        fix = f"the results are complete without it; write it later with: stresslev report {out}"
+        return InputError(out / "report.html", [replace(p, fix=fix) for p in error.problems])
     except Exception as error:
         return error
     return None
@@ -39,7 +50,7 @@ def one(plan, out: Path) -> Job:
     def write(outcome, folder: Path, progress: Progress) -> Exception | None:
         progress("report", 0, 1)
         save(outcome, folder)
-        defect = _write_report(folder)
+        defect = _write_report(folder, out)
         progress("report", 1, 1)
         return defect
 
@@ -47,7 +58,7 @@ def one(plan, out: Path) -> Job:
         open_folder=lambda: folder_atomically(out, RESULT_FILES),
         compute=lambda progress, sharding: run_plan(plan, progress, sharding),
         write=write,
-        show=lambda outcome: cli._print_outcome(outcome, out),
+        show=lambda outcome: cli._print_results(outcome.plan.title, outcome.metrics, outcome.findings, out),
     )
 
 
@@ -59,9 +70,9 @@ def several(plans, out: Path) -> Job:
     def write(comparison, folder: Path, progress: Progress) -> Exception | None:
         policies.save(comparison, folder)
         defects = []
-        for number, place in enumerate((*(folder / n for n in names), folder)):
+        for number, name in enumerate((*names, "")):
             progress("reports", number, len(names) + 1)
-            defects.append(_write_report(place))
+            defects.append(_write_report(folder / name, out / name))
         progress("reports", len(names) + 1, len(names) + 1)
         return next((d for d in defects if d is not None), None)
 
@@ -118,3 +129,68 @@ def _compute(job: Job, here: processes.Place | None, devices: int | None) -> int
         if defect is not None:
             raise defect
     return cli.BREACHED if found.breached else cli.WITHIN
+
+
+def check_store(plans, out: Path | None, count: int | None) -> None:
+    """Refuse what a store cannot take. Raises InputError."""
+    why = None
+    if len(plans) > 1:
+        why = "takes one policy at a time", "run each by itself and compare the runs with stresslev compare"
+    elif out is not None:
+        why = "and --out name two places", "leave one of them out"
+    elif (count or 1) > 1 or processes.is_worker() or processes.place() is not None:
+        why = "is for one process", "write with --out into a folder inside the store: it is listed there too"
+    if why is not None:
+        raise InputError("command line", Problem("--store", "", *why))
+
+
+def stored(plan, store: Path, devices: int | None, fresh: bool) -> int:
+    """Run a plan into a store, or show what the store has of it already; the exit code.
+
+    Scenarios that an earlier attempt has finished are taken up, and those that finish now are kept, whatever happens.
+    """
+    cache.enable()
+    with cli._stoppable() as progress:
+        sharding = processes.meet(None, devices)
+        begun = beginning(plan, sharding.devices)
+        out = store / begun.run
+        if is_run(out) and not fresh:
+            found = read(out)
+            cli._print_results(found.title, {s.name: s.metrics for s in found.scenarios}, found.checks, out)
+            _tell(f"{begun.run} was in the store already; --fresh computes it anew")
+            return cli.BREACHED if any(c.breached for c in found.checks) else cli.WITHIN
+        with working(store, begun, fresh=fresh) as work, folder_atomically(out, RUN_FILES) as folder:
+            try:
+                outcome = run_plan(plan, progress, sharding, work)
+            except KeyboardInterrupt:
+                if work.manifest.finished:
+                    _tell(f"{work.manifest.finished} of {len(plan.scenarios)} scenarios are kept; the same command takes them up")
+                raise
+            outcome = replace(outcome, attributes=outcome.attributes | {"wall_seconds": round(work.seconds, 2)})
+            if work.manifest.resumed:
+                _tell(f"taken up from an earlier attempt: {', '.join(work.manifest.resumed)}")
+            progress("report", 0, 1)
+            save(outcome, folder)
+            defect = _write_report(folder, out)
+            manifest.write(ended(work.manifest, outcome), folder)
+            progress("report", 1, 1)
+    cli._print_results(plan.title, outcome.metrics, outcome.findings, out)
+    if defect is not None:
+        raise defect
+    return cli.BREACHED if outcome.breached else cli.WITHIN
+
+
+def again(result: Path, out: Path, arguments: list[str], exact: bool) -> int:
+    """Run what an earlier result says it ran into a folder, and say what came of its numbers; the exit code.
+
+    Args: `exact`, whether other numbers make the exit code 1.
+    """
+    folder = find(result)
+    plan, earlier = plan_of_result(folder), contrast.read(folder)
+    code = execute(one(plan, out), arguments)
+    if processes.is_worker() or code not in (cli.WITHIN, cli.BREACHED):
+        return code
+    same, told = reproduction(earlier, contrast.read(out))
+    for line in told:
+        _tell(line)
+    return code if same or not exact else cli.BREACHED

@@ -8,7 +8,6 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from stresslev import cache
 from stresslev.cli_score import Sets
 from stresslev.errors import InputError, Problem
 from stresslev.write import atomically
@@ -35,7 +34,7 @@ def gradcheck_command(
     set_: Sets = [],  # noqa: B006
 ) -> None:
     """Hold the derivatives that tuning uses against differences of the hard rules, on common random numbers."""
-    from stresslev import cli
+    from stresslev import cache, cli
     from stresslev.config.load import load_plan
     from stresslev.tuning.check import as_data, check_gradients
 
@@ -80,7 +79,7 @@ def tune_command(
     ] = [],  # noqa: B006
 ) -> None:
     """Tune a policy's parameters by gradients, judge what is found by the hard rules, and write it all up. Exit code 1: not better out of sample."""
-    from stresslev import cli
+    from stresslev import cache, cli
     from stresslev.tuning.experiment import load_experiment, run_experiment
     from stresslev.tuning.results import EXPERIMENT_FILES, write
     from stresslev.write import folder_atomically

@@ -40,6 +40,9 @@ from stresslev.quantities import (
     whole,
 )
 
+#: Values differ when they do by more than this share of the one held against, and by more than this many shares or dollars.
+_RELATIVE, _ABSOLUTE = 1e-3, {"1": 1e-6, "USD": 1.0}
+
 #: Which values of a metric are better.
 LOWER, HIGHER = "lower", "higher"
 
@@ -70,6 +73,10 @@ class Metric:
     def worse(self, value: float, than: float) -> bool:
         """Whether one value is worse than another."""
         return value > than if self.better == LOWER else value < than
+
+    def matters(self, value: float, than: float) -> bool:
+        """Whether two values differ by more than rounding, and by so much that it is worth a line."""
+        return value != than and not abs(value - than) <= max(_RELATIVE * abs(than), _ABSOLUTE.get(self.units, 0.0))
 
     def worst(self, values: Iterable[float]) -> float:
         """The worst of some values."""

@@ -22,8 +22,6 @@ from stresslev.write import folder_atomically
 
 #: What a folder of a comparison holds besides a folder of results per policy.
 COMPARISON_FILES = frozenset({"comparison.json", "report.html"})
-#: A value is worse than another when it is by more than this share of it, and by more than this many shares or dollars.
-_RELATIVE, _ABSOLUTE = 1e-3, {"1": 1e-6, "USD": 1.0}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,10 +118,7 @@ def measures(outcome: Outcome) -> dict[str, dict[str, float]]:
 
 
 def _is_worse(name: str, value: float, first: float) -> bool:
-    metric = METRICS[name]
-    if value == first or not metric.worse(value, first):
-        return False
-    return abs(value - first) > max(_RELATIVE * abs(first), _ABSOLUTE.get(metric.units, 0.0))
+    return METRICS[name].worse(value, first) and METRICS[name].matters(value, first)
 
 
 def worse(comparison: Comparison) -> list[Worse]:

@@ -13,7 +13,7 @@ import numpy as np
 import xarray as xr
 
 import stresslev
-from stresslev import results
+from stresslev import identity, results
 from stresslev.config.load import Plan, data_file, validate
 from stresslev.config.policy import PolicySpec
 from stresslev.config.spec import LimitSpec, RunSpec, ScenarioSpec, SystemSpec
@@ -82,12 +82,15 @@ def input_files(plan: Plan) -> dict[str, str]:
 def attributes(plan: Plan, wall: float) -> dict[str, str | int | float]:
     """The root attributes of a result: what ran, on what, and everything needed to run it again."""
     device = jax.devices()[0]
+    configured, inputs = configuration(plan), input_files(plan)
     return {
         "title": plan.title,
         "stresslev_version": stresslev.__version__,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "configuration": json.dumps(configuration(plan)),
-        "input_files_sha256": json.dumps(input_files(plan)),
+        "configuration": json.dumps(configured),
+        "configuration_hash": identity.configuration_hash(configured, inputs.values()),
+        "code_hash": identity.code_hash(configured),
+        "input_files_sha256": json.dumps(inputs),
         "command": shlex.join(["stresslev", *sys.argv[1:]]) if Path(sys.argv[0]).name == "stresslev" else "Python API",
         "seed": plan.run.seed,
         "precision": f"float{plan.run.precision}",

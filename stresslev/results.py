@@ -13,10 +13,11 @@ RESULT_FILES = frozenset({"result.nc", "summary.json", "report.html"})
 
 
 def write_netcdf(datasets: dict[str, xr.Dataset], attributes: dict, path: Path) -> None:
-    """All scenarios as groups of one netCDF file, with the provenance at the root."""
+    """All scenarios as groups of one netCDF file, with the provenance at the root. Raises OSError, as on a full disk."""
     tree = xr.DataTree.from_dict({"/": xr.Dataset(attrs=attributes), **{f"/{name}": ds for name, ds in datasets.items()}})
     encoding = {f"/{name}": {v: {"zlib": True, "complevel": 1} for v in ds.data_vars if ds[v].ndim} for name, ds in datasets.items()}
-    tree.to_netcdf(path, engine="h5netcdf", encoding=encoding)
+    # made in memory: where a disk is full, the HDF5 library fails in a way of its own, and may take the process with it when that ends
+    path.write_bytes(tree.to_netcdf(engine="h5netcdf", encoding=encoding))
 
 
 def read_netcdf(path: str | Path) -> tuple[dict[str, xr.Dataset], dict]:
@@ -41,7 +42,7 @@ def read_attributes(path: str | Path) -> dict:
     return attributes
 
 
-def write_json(value, path: Path) -> None:
+def json_text(value) -> str:
     """Readable JSON; numbers that are not finite become null."""
 
     def clean(x):
@@ -49,8 +50,15 @@ def write_json(value, path: Path) -> None:
             return {k: clean(v) for k, v in x.items()}
         if isinstance(x, list | tuple):
             return [clean(v) for v in x]
+        if isinstance(x, np.generic):
+            x = x.item()
         if isinstance(x, float) and not np.isfinite(x):
             return None
         return x
 
-    path.write_text(json.dumps(clean(value), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    return json.dumps(clean(value), indent=2, allow_nan=False) + "\n"
+
+
+def write_json(value, path: Path) -> None:
+    """`json_text` into a file."""
+    path.write_text(json_text(value), encoding="utf-8")

@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import jax
 import numpy as np
@@ -79,19 +80,31 @@ def at_start(plan: Plan, book: Book, shock: Shock) -> Book:
     return sample.margined(book.at_prices(at_start_prices(plan, book, shock)), plan.system)
 
 
-def run_plan(plan: Plan, progress: Progress = silent, sharding: Sharding = ONE) -> Outcome:
+class Kept(Protocol):
+    """Finished scenarios of an earlier attempt at the same run, by name; those that finish now are kept too."""
+
+    def get(self, name: str) -> xr.Dataset | None:
+        """What is there of a scenario."""
+
+    def put(self, name: str, dataset: xr.Dataset) -> None:
+        """Keep a scenario that has just finished."""
+
+
+def run_plan(plan: Plan, progress: Progress = silent, sharding: Sharding = ONE, kept: Kept | None = None) -> Outcome:
     """Run every scenario of a plan and hold the results against its limits.
 
-    Args: `sharding` over which devices the accounts are dealt out, `Sharding.over(jax.devices())` for all there are; one without it.
+    Args:
+      sharding: over which devices the accounts are dealt out, `Sharding.over(jax.devices())` for all there are; one without it.
+      kept: where finished scenarios are looked for and kept; nowhere without it.
 
     Raises:
       InputError: a book, price file or limit that cannot be used, or a run that does not fit into memory.
       NumericalFailure: results that must not be used.
     """
-    return run_plans([plan], progress, sharding)[0]
+    return run_plans([plan], progress, sharding, kept)[0]
 
 
-def run_plans(plans: Sequence[Plan], progress: Progress = silent, sharding: Sharding = ONE) -> list[Outcome]:
+def run_plans(plans: Sequence[Plan], progress: Progress = silent, sharding: Sharding = ONE, kept: Kept | None = None) -> list[Outcome]:
     """`run_plan` for plans that differ in their policy alone: on one draw of the book and the same paths, so that policies make the difference.
 
     Runs of one structure go through one program together where `run.batch` says so.
@@ -103,29 +116,46 @@ def run_plans(plans: Sequence[Plan], progress: Progress = silent, sharding: Shar
         problem = Problem("run.stepping", "'active'", f"is for one device, and there are {sharding.devices}", "use 'all' or 'auto', or --devices 1")
         raise InputError(plan.files["suite"], problem)
     began = time.perf_counter()
+    pairs = [(one, scenario) for one in plans for scenario in plan.scenarios]
+    labels = [s.name if len(plans) == 1 else f"{p.policy.name}: {s.name}" for p, s in pairs]
+    found = [None if kept is None else kept.get(label) for label in labels]
+    missing = [i for i, dataset in enumerate(found) if dataset is None]
+    if missing:
+        chosen = [(*pairs[i], labels[i]) for i in missing]
+        with jax.enable_x64(plan.run.precision == 64):
+            for number, dataset in _simulated(plan, chosen, progress, sharding):
+                found[missing[number]] = dataset
+                if kept is not None:
+                    kept.put(labels[missing[number]], dataset)
+    names = [s.name for s in plan.scenarios]
+    seconds = (time.perf_counter() - began) / len(plans)
+    return [_outcome(one, dict(zip(names, found[i * len(names) :], strict=False)), seconds) for i, one in enumerate(plans)]
+
+
+def _simulated(
+    plan: Plan, chosen: Sequence[tuple[Plan, ScenarioSpec, str]], progress: Progress, sharding: Sharding
+) -> Iterator[tuple[int, xr.Dataset]]:
+    """The chosen runs as they finish: the number of each, and its dataset. Must be called where `simulate_cases` may be.
+
+    Args: `plan`, whose book and scenarios all of them share; `chosen`, of each its plan, its scenario and what progress calls it.
+    """
     shocks = {s.name: shock_of(plan, s) for s in plan.scenarios}
     progress("book", 0, 1)
     book = load_book(plan, shocks[plan.scenarios[0].name])
     progress("book", 1, 1)
     smaller = _smaller(plan, book)
-    pairs = [(one, scenario) for one in plans for scenario in plan.scenarios]
-    labels = [s.name if len(plans) == 1 else f"{p.policy.name}: {s.name}" for p, s in pairs]
 
     def cases() -> Iterator[Case]:
-        for (one, scenario), label in zip(pairs, labels, strict=True):
+        for one, scenario, label in chosen:
             yield Case(one, scenario, shocks[scenario.name], at_start(one, book, shocks[scenario.name]), label)
 
-    found: list[xr.Dataset | None] = [None] * len(pairs)
-    with jax.enable_x64(plan.run.precision == 64):
-        for number, dataset in simulate_cases(plan, cases(), progress, sharding):
-            found[number] = dataset
-            if plan.run.attribution:
-                one, scenario = pairs[number]
-                shock = shocks[scenario.name]
-                parts = attribute(one, scenario, shock, at_start(one, smaller, shock), progress, labels[number], sharding)
-                found[number] = dataset.merge(parts, combine_attrs="override")
-    seconds = (time.perf_counter() - began) / len(plans)
-    return [_outcome(one, dict(zip(shocks, found[i * len(shocks) :], strict=False)), seconds) for i, one in enumerate(plans)]
+    for number, dataset in simulate_cases(plan, cases(), progress, sharding):
+        if plan.run.attribution:
+            one, scenario, label = chosen[number]
+            shock = shocks[scenario.name]
+            parts = attribute(one, scenario, shock, at_start(one, smaller, shock), progress, label, sharding)
+            dataset = dataset.merge(parts, combine_attrs="override")
+        yield number, dataset
 
 
 def _outcome(plan: Plan, datasets: dict[str, xr.Dataset], seconds: float) -> Outcome:

@@ -1,5 +1,6 @@
 """Outputs appear whole or not at all: written to a temporary name beside the target, then renamed."""
 
+import errno
 import os
 import shutil
 import tempfile
@@ -11,7 +12,8 @@ from stresslev.errors import InputError, Problem
 
 
 def _cannot(path: Path, error: OSError) -> InputError:
-    return InputError(path, Problem("output", "", f"cannot be written ({error.strerror or error})", "choose another place with --out"))
+    fix = "make room there, or choose another place" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "choose another place"
+    return InputError(path, Problem("output", "", f"cannot be written ({error.strerror or error})", fix))
 
 
 @contextmanager

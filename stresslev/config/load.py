@@ -173,12 +173,21 @@ def _fix(error: dict, message: str) -> str:
 _POOLS = {"perp": PerpSpec, "lending": LendingSpec}
 
 
+def _in_file(location: tuple) -> tuple:
+    """A location without the kinds of rules, which pydantic puts behind their numbers."""
+    for i, (part, number, *rest) in enumerate(zip(location, location[1:], location[2:], strict=False)):
+        if part == "rules" and isinstance(number, int) and isinstance(rest[0], str):
+            # a key of that name, if the rule has one, stands behind the kind
+            return (*location[: i + 2], *location[i + 3 :])
+    return location
+
+
 def _problem(error: dict, model: type[BaseModel], prefix: str) -> Problem:
     location = tuple(p for p in error["loc"] if not (isinstance(p, str) and p.endswith(("]", "TierTable", "TierFile"))))
     if location[:1] == ("pools",) and len(location) > 2 and location[2] in _POOLS:
         # a pool's kind stands in the location, not in the file
         location = (*location[:2], *location[3:])
-    where = ".".join([*([prefix] if prefix else []), *(str(p) for p in location)]) or "file"
+    where = ".".join([*([prefix] if prefix else []), *(str(p) for p in _in_file(location))]) or "file"
     kind, message = error["type"], error["msg"].removeprefix("Value error, ")
     if kind == "missing":
         return Problem(where, "", "is missing", "add it")

@@ -148,7 +148,8 @@ def _check(entry: dict, scenarios: dict[str, Scenario]) -> Finding:
     return Finding(**{**entry, "value": float(value), "bound": float(entry["bound"])})
 
 
-def _read_summary(path: Path) -> dict:
+def read_summary(path: Path) -> dict:
+    """`summary.json` as it stands, which must be that of a run. Raises InputError."""
     if not path.is_file():
         raise _refuse(path, "is missing", "name a folder that a run has written")
     try:
@@ -169,7 +170,7 @@ def read(folder: Path) -> Run:
     file = folder / "result.nc"
     if not file.is_file():
         raise _refuse(file, "is missing", "name a folder that a run has written")
-    summary = _read_summary(folder / "summary.json")
+    summary = read_summary(folder / "summary.json")
     attributes = results.read_attributes(file)
     try:
         datasets, _ = results.read_netcdf(file)
