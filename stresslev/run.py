@@ -13,11 +13,13 @@ import xarray as xr
 from stresslev import assemble, limits, memory, metrics, provenance, results
 from stresslev.book import files, sample
 from stresslev.book.book import Book
+from stresslev.config.generator import GeneratedScenarioSpec
 from stresslev.config.load import Plan, data_file
 from stresslev.config.spec import ScenarioSpec
 from stresslev.errors import InputError, Problem
 from stresslev.metrics import Finding
 from stresslev.sharding import ONE, Sharding
+from stresslev.shocks import generate
 from stresslev.shocks.paths import Shock, build
 from stresslev.simulation import Case, Progress, attribute, silent, simulate_cases
 
@@ -55,8 +57,8 @@ def load_book(plan: Plan, shock: Shock) -> Book:
 
 def shock_of(plan: Plan, scenario: ScenarioSpec) -> Shock:
     """A scenario of the plan on its grid. Raises InputError for a price file that cannot be used."""
-    system = plan.system
-    return build(scenario, tuple(system.assets), plan.base(f"scenario:{scenario.name}"), defaults=dict(system.assets), pools=tuple(system.pools))
+    system, make = plan.system, generate.shock if isinstance(scenario, GeneratedScenarioSpec) else build
+    return make(scenario, tuple(system.assets), plan.base_of(scenario), defaults=dict(system.assets), pools=tuple(system.pools))
 
 
 def _smaller(plan: Plan, book: Book) -> Book:
