@@ -20,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 import stresslev
+from stresslev.cli_generate import generate_command, print_samples
 from stresslev.cli_import import import_app
 from stresslev.cli_score import score_command
 from stresslev.cli_tune import gradcheck_command, tune_command
@@ -122,13 +123,14 @@ def _print_outcome(outcome, folder: Path | None) -> None:
             cells.append(f"[bold red]{text} ![/]" if (key, scenario) in bad else text)
         table.add_row(metric.title, *cells)
     out_console.print(table)
-    for f in outcome.findings:
+    print_samples(outcome)
+    for f in outcome.judged:
         if f.breached:
             metric = METRICS[f.metric]
             sign = "above" if f.side == "max" else "below"
             line = f"breached: {metric.title} in {f.scenario}: {_number(f.value, metric.units)}, {sign} {f.bound:g}"
             out_console.print(line, highlight=False, markup=False, soft_wrap=True)
-    if not outcome.findings:
+    if not outcome.judged:
         out_console.print("no limits set")
     else:
         out_console.print("LIMITS BREACHED" if outcome.breached else "within limits", style="bold red" if outcome.breached else "bold green")
@@ -382,6 +384,7 @@ def book_show(
 
 
 app.command("score")(score_command)
+app.command("generate")(generate_command)
 app.command("gradcheck")(gradcheck_command)
 app.command("tune")(tune_command)
 

@@ -251,6 +251,19 @@ def load_system(path: str | Path) -> SystemSpec:
     return _system(data, found)
 
 
+def load_generator(path: str | Path, *, overrides: list[str] = ()) -> tuple[GeneratorSpec, Path]:
+    """A generator by itself, and its file. Args: `overrides` as of `load_plan`, of root generator. Raises InputError."""
+    found = resolve(path)
+    data = read_toml(found)
+    _expect_kind(data, found, ("generator",))
+    for text in overrides:
+        parts, value = parse_override(text, ("generator",), "generator.seed=7")
+        if len(parts) < 2:
+            raise InputError("--set", Problem(text, "", "names a whole table", "name a key inside it"))
+        apply_override(data, parts[1:], value, ".".join(parts))
+    return validate(GeneratorSpec, data, found), found
+
+
 def _check_scenario(scenario: ScenarioSpec, system: SystemSpec, file: Path) -> None:
     """Refuse a scenario that leaves an asset without a path, or names a pool or asset that the system does not have. Raises InputError."""
     problems = []
