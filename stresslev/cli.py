@@ -20,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 import stresslev
+from stresslev.cli_calibrate import calibrate_command
 from stresslev.cli_generate import generate_command, print_samples
 from stresslev.cli_import import import_app
 from stresslev.cli_score import score_command
@@ -385,6 +386,7 @@ def book_show(
 
 app.command("score")(score_command)
 app.command("generate")(generate_command)
+app.command("calibrate")(calibrate_command)
 app.command("gradcheck")(gradcheck_command)
 app.command("tune")(tune_command)
 

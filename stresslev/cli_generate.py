@@ -1,4 +1,4 @@
-"""The commands about generated scenarios: `stresslev generate` and `stresslev calibrate`; and what `stresslev run` prints about samples."""
+"""`stresslev generate`: paths of a generator to look at; and what `stresslev run` prints about many paths."""
 
 from pathlib import Path
 from typing import Annotated

@@ -36,6 +36,7 @@ ALLOWED = {
     "gradient": {"engine", "stepping"},
     "population": {"book", "config", "engine"},
     "limits": {"config", "metrics"},
+    "fits": {"fits", "shocks", "toml"},
     "intervals": set(),
     "assemble": {"assemble", "config", "engine", "shocks"},
     "tables": set(),
