@@ -21,6 +21,7 @@ from rich.table import Table
 
 import stresslev
 from stresslev.cli_calibrate import calibrate_command
+from stresslev.cli_data import data_app
 from stresslev.cli_generate import generate_command, print_samples
 from stresslev.cli_import import import_app
 from stresslev.cli_score import score_command
@@ -41,6 +42,7 @@ app = typer.Typer(
 book_app = typer.Typer(help="Check, sample and inspect account books.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(book_app, name="book")
 app.add_typer(import_app, name="import")
+app.add_typer(data_app, name="data")
 
 
 def _console(**kwargs) -> Console:

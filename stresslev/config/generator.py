@@ -94,7 +94,7 @@ class GeneratedAssetSpec(Spec):
     start_volatility: Positive | None = Field(None, description="GARCH: of the first step; absent: unconditional, or that at the end of the history")
     jump_mean: Annotated[Number, Field(ge=-5, le=5)] | None = Field(None, description="mean log return of a jump")
     jump_volatility: NonNegative | None = Field(None, description="standard deviation of a jump's log return")
-    jump_share: Share = Field(1.0, description="probability that a jump of the market moves this asset")
+    jump_share: Share = Field(1.0, description="probability that a jump of the market moves this asset; one draw for all assets")
     alpha: Share | None = Field(None, description="GARCH, per step: weight of the last squared return")
     beta: Share | None = Field(None, description="GARCH, per step: weight of the last variance")
     degrees_of_freedom: Freedom | None = Field(None, description="'garch': of Student's t; absent: normal innovations")

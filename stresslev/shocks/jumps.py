@@ -66,6 +66,6 @@ def _paths(spec: GeneratorSpec, streams: Streams, root: np.ndarray, times: Calla
     for path in range(len(streams)):
         steps = np.minimum((times(path) / spec.step_minutes).astype(int), spec.steps - 1)
         sizes = mean + streams.jumps(path, len(steps), root) @ root.T * deviation
-        hit = streams.rngs[path].random(sizes.shape) < share
+        hit = streams.rngs[path].random((len(steps), 1)) < share  # one draw for all: who has fewer jumps has them with the others
         np.add.at(returns[path], steps, sizes * hit)
     return Drawn(returns, None, streams.log_weight())
