@@ -3,7 +3,6 @@
 import json
 import sys
 import tomllib
-import types
 
 import numpy as np
 import pytest
@@ -13,49 +12,15 @@ from stresslev.config.spec import PathSpec
 from stresslev.config.tiers import TierTable
 from stresslev.errors import InputError
 from stresslev.shocks.price_file import read_prices
+from tests.fake_exchange import HOUR, bars, install
 
-HOUR = 3_600_000
-START = 1_704_067_200_000  # 2024-01-01
-BARS = [[START + HOUR * i, 100.0 + i, 102.0 + i, 99.0 + i, 101.0 + i, 5.0] for i in range(50)]
-DOLLARS = {"currency": "USDT"}
-FIRST = {"tier": 1, "minNotional": 0, "maxNotional": 300000, "maintenanceMarginRate": 0.004, "maxLeverage": 150, "info": {"cum": "0"}}
-SECOND = {"tier": 2, "minNotional": 300000, "maxNotional": None, "maintenanceMarginRate": 0.005, "maxLeverage": 100, "info": {"cum": "300"}}
-TIERS = {"BTC/USDT:USDT": [DOLLARS | FIRST, DOLLARS | SECOND]}
-
-
-class NetworkError(Exception):
-    """As ccxt's."""
-
-
-class Exchange:
-    """Answers as an exchange does: at most so many bars at a time, from `since` on."""
-
-    id, symbols, has, page, down = "recorded", ["BTC/USDT", "ETH/USDT"], {"fetchOHLCV": True, "fetchLeverageTiers": True}, 20, False
-
-    def __init__(self, options):
-        assert options["enableRateLimit"]
-        self.requests = 0
-
-    def load_markets(self):
-        return {}
-
-    def fetch_ohlcv(self, symbol, timeframe, since=None, limit=None):
-        if self.down:
-            raise NetworkError("recorded GET https://example.invalid timed out")
-        assert timeframe == "1h"
-        return [list(b) for b in BARS if b[0] >= since][: min(limit, self.page)]
-
-    def fetch_leverage_tiers(self, symbols):
-        return {s: TIERS[s] for s in symbols}
+BARS = bars(50)
 
 
 @pytest.fixture
-def ccxt(monkeypatch):
-    """A module in ccxt's place."""
-    module = types.ModuleType("ccxt")
-    module.exchanges, module.recorded = ["recorded"], Exchange
-    monkeypatch.setitem(sys.modules, "ccxt", module)
-    return module
+def exchange(monkeypatch):
+    """The class of an exchange in ccxt's place."""
+    return install(monkeypatch)
 
 
 def _call(*arguments, code=0):
@@ -64,11 +29,11 @@ def _call(*arguments, code=0):
     assert stop.value.code == code
 
 
-FETCH = ("data", "fetch", "recorded", "BTC/USDT", "--since", "2024-01-01T05:00", "--until", "2024-01-02T23:00")
+FETCH = ("data", "fetch", "binance", "BTC/USDT", "--since", "2024-01-01T05:00", "--until", "2024-01-02T23:00")
 
 
 @pytest.mark.parametrize("form", ["csv", "parquet", "json"])
-def test_bars_are_fetched_page_by_page_and_read_back(ccxt, tmp_path, capsys, form):
+def test_bars_are_fetched_page_by_page_and_read_back(exchange, tmp_path, capsys, form):
     out = tmp_path / "deep" / f"btc.{form}"
     _call(*FETCH, "--out", out)
     assert "42 bars of 1h, 2024-01-01T05:00+00:00 to 2024-01-02T22:00+00:00" in capsys.readouterr().out
@@ -78,8 +43,8 @@ def test_bars_are_fetched_page_by_page_and_read_back(ccxt, tmp_path, capsys, for
     assert [p.name for p in out.parent.iterdir()] == [out.name]
 
 
-def test_a_repeated_bar_at_the_seam_is_taken_once(ccxt, tmp_path, monkeypatch):
-    monkeypatch.setattr(Exchange, "fetch_ohlcv", lambda self, s, t, since, limit: [b for b in BARS if b[0] >= since - HOUR][:20])
+def test_a_repeated_bar_at_the_seam_is_taken_once(exchange, tmp_path, monkeypatch):
+    monkeypatch.setattr(exchange, "fetch_ohlcv", lambda self, s, t, since, limit: [b for b in BARS if b[0] >= since - HOUR][:20])
     _call(*FETCH, "--out", tmp_path / "b.json")
     assert json.loads((tmp_path / "b.json").read_text()) == BARS[5:47]
 
@@ -87,18 +52,18 @@ def test_a_repeated_bar_at_the_seam_is_taken_once(ccxt, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("change", "arguments", "words"),
     [
-        ({}, ("data", "fetch", "recorde", "BTC/USDT", "--since", "2024-01-01"), "'recorded'"),
-        ({}, ("data", "fetch", "recorded", "BTC/USD", "--since", "2024-01-01"), "BTC/USDT"),
-        ({}, ("data", "fetch", "recorded", "BTC/USDT", "--since", "yesterday"), "is not a date or time"),
-        ({}, ("data", "fetch", "recorded", "BTC/USDT", "--since", "2024-01-02", "--until", "2024-01-01"), "is not after"),
-        ({}, ("data", "fetch", "recorded", "BTC/USDT", "--since", "2030-01-01", "--until", "2031-01-01"), "has no bars in that time"),
+        ({}, ("data", "fetch", "binanc", "BTC/USDT", "--since", "2024-01-01"), "'binance'"),
+        ({}, ("data", "fetch", "binance", "BTC/USD", "--since", "2024-01-01"), "BTC/USDT"),
+        ({}, ("data", "fetch", "binance", "BTC/USDT", "--since", "yesterday"), "is not a date or time"),
+        ({}, ("data", "fetch", "binance", "BTC/USDT", "--since", "2024-01-02", "--until", "2024-01-01"), "is not after"),
+        ({}, ("data", "fetch", "binance", "BTC/USDT", "--since", "2030-01-01", "--until", "2031-01-01"), "has no bars in that time"),
         ({"down": True}, FETCH, "NetworkError"),
         ({"has": {"fetchOHLCV": False}}, FETCH, "is not offered"),
     ],
 )
-def test_what_cannot_be_fetched_is_said_and_nothing_written(ccxt, tmp_path, capsys, monkeypatch, change, arguments, words):
+def test_what_cannot_be_fetched_is_said_and_nothing_written(exchange, tmp_path, capsys, monkeypatch, change, arguments, words):
     for key, value in change.items():
-        monkeypatch.setattr(Exchange, key, value)
+        monkeypatch.setattr(exchange, key, value)
     _call(*arguments, "--out", tmp_path / "x.csv", code=2)
     assert words in capsys.readouterr().err and not list(tmp_path.iterdir())
 
@@ -111,8 +76,8 @@ def test_without_ccxt_the_extra_is_named(tmp_path, capsys, monkeypatch):
     assert ".parquet" in capsys.readouterr().err
 
 
-def test_tiers_become_tables_of_a_system(ccxt, tmp_path, capsys):
-    _call("data", "fetch-tiers", "recorded", "BTC/USDT:USDT", "--out", tmp_path / "tiers.json")
+def test_tiers_become_tables_of_a_system(exchange, tmp_path, capsys):
+    _call("data", "fetch-tiers", "binance", "BTC/USDT:USDT", "--out", tmp_path / "tiers.json")
     _call("data", "tiers", tmp_path / "tiers.json", "--symbol", "venue_BTC=BTC/USDT:USDT", "--out", tmp_path / "tiers.toml")
     assert "venue_BTC" in capsys.readouterr().out
     table = TierTable.model_validate(tomllib.loads((tmp_path / "tiers.toml").read_text())["tiers"]["venue_BTC"])

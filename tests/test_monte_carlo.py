@@ -2,15 +2,21 @@
 
 import dataclasses
 import json
+import os
+import re
+import shlex
+import shutil
 
 import numpy as np
 import pytest
 
 from stresslev import load_plan, monte_carlo, report, results, run
+from stresslev.cli import main
 from stresslev.errors import InputError
 from stresslev.provenance import plan_of_result
 from stresslev.run import shock_of
 from tests.conftest import ROOT
+from tests.fake_exchange import bars, install
 
 SYSTEM = ROOT / "experiments/bench/systems/isolated_one_market.toml"
 #: An hour of jumps; shapes are those of tests/test_batch.py, whose programs then serve here.
@@ -115,7 +121,7 @@ def test_results_say_what_they_rest_on_and_can_be_run_again(outcomes, tmp_path):
 def rare(file):
     """The same with a fund that hardly any path uses up, 48 paths at a time: as the model says, and drawn towards the falls."""
     given = ["system.pools.mid_venue.insurance_fund_usd=2e8", "generator.paths=48", "generator.model.jumps_per_day=12"]
-    until = ["generator.until.metric=bad_debt_usd", "generator.until.half_width=1.0", "generator.until.most_paths=192"]
+    until = ["generator.until.metric=bad_debt_usd", "generator.until.half_width=1.0", "generator.until.most_paths=144"]
     tilt = ["generator.importance.jump_intensity_factor=3.0", "generator.importance.jump_shift=-0.5"]
     return [run.run_plan(load_plan(file, **GIVEN, overrides=[*given, *until, *more])).samples["hour"] for more in ([], tilt)]
 
@@ -126,8 +132,8 @@ def test_importance_sampling_agrees_with_brute_force_on_insolvency(rare):
     assert tilted["paths"] > 2 * plain["paths"]
     assert tilted["high"] - tilted["low"] < 0.9 * (plain["high"] - plain["low"])
     said = monte_carlo.describe(rare[1], {})["importance"]
-    assert said["largest_weight"] <= 10 and 20 < said["effective_paths"] < 192
-    assert "at the most, 192 paths" in rare[0].stopped
+    assert said["largest_weight"] <= 10 and 20 < said["effective_paths"] < 144
+    assert "at the most, 144 paths" in rare[0].stopped
 
 
 def test_it_stops_when_the_interval_is_narrow_enough(file):
@@ -160,3 +166,35 @@ def test_a_suite_may_name_generators_beside_scenarios(file, tmp_path):
     (tmp_path / "suite.toml").write_text(suite.replace(f'"{file}"', f'"{file}", "{file}"'))
     with pytest.raises(InputError, match=r"hour.*appears twice"):
         load_plan(tmp_path / "suite.toml")
+
+
+#: What is added to the page's runs so that they take the programs of this module.
+_SMALL = ("--precision", "64", "--population", "profile", "--accounts", "2000")
+_SHAPE = ("--set", "generator.duration_minutes=60", "--set", "generator.step_minutes=1", "--set", "generator.paths=48")
+
+
+def test_every_command_of_the_page_runs_in_its_order(tmp_path, monkeypatch):
+    exchange = install(monkeypatch)
+    monkeypatch.setattr(report, "write", lambda folder: None)  # of which there are tests enough
+    monkeypatch.setattr(exchange, "bars", bars(3000))
+    monkeypatch.setattr(exchange, "page", 1000)
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "docs" / "generated.md").read_text(encoding="utf-8")
+    shutil.copy(SYSTEM, "my_system.toml")
+    [example] = re.findall(r"```toml\n(.*?)```", text, flags=re.S)
+    (tmp_path / "jumps.toml").write_text(example)
+    lines = [line for block in re.findall(r"```console\n(.*?)```", text, flags=re.S) for line in block.splitlines()]
+    assert len(lines) > 12
+    for line in lines:
+        command, *arguments = shlex.split(line)
+        assert command == "stresslev"
+        if arguments[0] == "run":
+            at = arguments.index("--accounts")
+            arguments = [*arguments[:at], *arguments[at + 2 :], *_SMALL, *_SHAPE, "--out", "results"]
+        with pytest.raises(SystemExit) as stop:
+            main(arguments)
+        assert stop.value.code in ((0, 1) if "limits." in line else (0,)), line
+    assert {"prices.csv", "btc.toml", "paths.nc", "path_17.toml", "tiers.toml", "hawkes.toml", "blocks.toml", "filtered.toml"} <= set(os.listdir())
+    assert load_plan("path_17.toml", system="my_system.toml").scenarios[0].name == "btc-0017"
+    [code] = re.findall(r"```python\n(.*?)```", text, flags=re.S)
+    exec(code)
