@@ -2,14 +2,17 @@
 
 import numpy as np
 import pytest
+import xarray as xr
 
 from stresslev.config.generator import GeneratorSpec, numbered, template
 from stresslev.config.load import read_toml, validate
+from stresslev.config.spec import ScenarioSpec
 from stresslev.errors import InputError
-from stresslev.shocks import generate
+from stresslev.shocks import export, generate
 from stresslev.shocks.correlation import nearest_correlation
 from stresslev.shocks.draws import MINUTES_PER_DAY
 from stresslev.shocks.history import joint
+from stresslev.shocks.paths import build
 from stresslev.shocks.regimes import stationary
 from tests.generator_cases import JUMPS, check, drawn, generator, off, per_step
 
@@ -256,3 +259,33 @@ def test_what_a_model_cannot_use_is_refused(tmp_path, change, parts):
         validate(GeneratorSpec, read_toml(tmp_path / "g.toml"), tmp_path / "g.toml")
     for part in parts:
         assert part in str(caught.value), str(caught.value)
+
+
+def test_one_path_can_be_taken_as_an_ordinary_scenario(tmp_path):
+    """What is written as TOML is the path as it would have been run, depth and proxies included."""
+    model, asset = MODELS["regime_switching"]
+    model = model | {"regimes": [{"name": "a"}, {"name": "b", "depth_factor": 0.2}]}
+    proxies = {"ETH": {"asset": "BTC", "beta": 1.5, "start_price_usd": 7.0}}
+    spec = generator(model, asset, shock_scale=0.5, depth_scale=0.4, proxies=proxies, duration_minutes=300)
+    paths = export.paths_of(spec, [3], tmp_path)
+    export.write(paths, spec, tmp_path / "one.toml")
+    scenario = validate(ScenarioSpec, read_toml(tmp_path / "one.toml"), tmp_path / "one.toml")
+    taken, drawn_ = build(scenario, ("BTC", "ETH"), tmp_path), generate.shock(numbered(template(spec), 3), ("BTC", "ETH"), tmp_path)
+    np.testing.assert_allclose(taken.log_price, drawn_.log_price, atol=1e-9)
+    np.testing.assert_allclose(taken.depth_factor, drawn_.depth_factor, rtol=1e-9)
+    assert scenario.name == "g-0003" and drawn_.depth_factor.min() == pytest.approx(0.08)
+
+
+@pytest.mark.parametrize("form", ["csv", "nc"])
+def test_paths_in_a_file_are_those_drawn(tmp_path, form):
+    spec = generator(*MODELS["garch"])
+    export.write(export.paths_of(spec, range(1, 4), tmp_path), spec, tmp_path / f"p.{form}")
+    expected = np.exp(np.cumsum(drawn(spec, 3).returns[..., 0], axis=1))
+    if form == "csv":
+        rows = np.loadtxt(tmp_path / "p.csv", delimiter=",", skiprows=1).reshape(3, -1, 3)
+        np.testing.assert_allclose(rows[:, 1:, 2], expected)
+        assert (rows[:, :, 0] == [[1], [2], [3]]).all() and rows[0, -1, 1] == 1500
+        return
+    with xr.open_dataset(tmp_path / "p.nc", engine="h5netcdf") as found:
+        np.testing.assert_allclose(found.price_usd.values[:, 1:, 0], expected)
+        assert found.attrs["model"] == "garch" and found.price_usd.attrs["units"] == "USD"

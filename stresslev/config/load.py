@@ -452,8 +452,9 @@ def load_plan(path: str | Path, *, system: str | Path | None = None, policy: str
     for parts, _ in by_root.get("scenarios", ()):
         if parts[0] not in known:
             raise InputError("--set", Problem(f"scenarios.{parts[0]}", "", "is no scenario of this run", did_you_mean(parts[0], known)))
-    if by_root.get("generator") and not generators:
-        raise InputError("--set", Problem("generator", "", "there is no generator in this run", "remove it"))
+    for root, there, other in (("generator", generators, "scenario"), ("scenario", scenarios, "generator")):
+        if by_root.get(root) and not there:
+            raise InputError("--set", Problem(root, "", f"there is no {root} in this run", f"remove it, or override a key of {other}"))
     own_file = policy is not None
     policy_spec = validate(PolicySpec, policy_data, policy_path) if own_file else suite.policy
     check_policy(policy_spec, system_spec, policy_path, "" if own_file else "policy.")
