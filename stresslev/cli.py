@@ -155,7 +155,7 @@ def _print_comparison(comparison, folder: Path) -> None:
         if values:
             cells = [_number(values.get(name), METRICS[key].units) for name in found]
             table.add_row(METRICS[key].title, *cells)
-    checks = [f"{sum(f.breached for f in o.findings)} of {len(o.findings)}" if o.findings else "none set" for o in comparison.outcomes.values()]
+    checks = [f"{sum(f.breached for f in o.judged)} of {len(o.judged)}" if o.judged else "none set" for o in comparison.outcomes.values()]
     table.add_row("limits breached", *checks)
     out_console.print(table)
     for one in policies.worse(comparison):
@@ -164,6 +164,8 @@ def _print_comparison(comparison, folder: Path) -> None:
             line = f"worse under {one.policy}: {metric.title} in {one.scenario}: {_number(value, metric.units)}, "
             line += f"under {comparison.first} {_number(first, metric.units)}"
             out_console.print(line, highlight=False, markup=False, soft_wrap=True)
+    for name, outcome in comparison.outcomes.items():
+        print_samples(outcome, f"{name}: ")
     if comparison.breached:
         out_console.print("LIMITS BREACHED", style="bold red")
     out_console.print(f"report: {folder / 'report.html'}", highlight=False, markup=False, soft_wrap=True)

@@ -72,17 +72,17 @@ def _print_paths(drawn, spec) -> None:
     cli.out_console.print(table)
 
 
-def print_samples(outcome) -> None:
-    """What generated paths say, with intervals: a table for every generator."""
+def print_samples(outcome, policy: str = "") -> None:
+    """What generated paths say, with intervals: a table for every generator. Args: `policy`, what lines begin with where there are several."""
     from stresslev import cli
     from stresslev.metrics import METRICS
     from stresslev.monte_carlo import describe
 
-    for name, sample in outcome.samples.items():
-        said = describe(sample, outcome.plan.limits)
+    for generator, sample in outcome.samples.items():
+        said, name = describe(sample, outcome.plan.limits), policy + generator
         level = said["levels"][0]
         share = f"{100 * said['confidence']:g}%"
-        table = Table(title=f"{escape(said['title'])}: {said['paths']:,} paths, {share} intervals", title_justify="left")
+        table = Table(title=f"{escape(policy + said['title'])}: {said['paths']:,} paths, {share} intervals", title_justify="left")
         table.add_column("metric")
         for column in ("mean", f"{100 * level:g}% quantile, bad side", "expected shortfall beyond"):
             table.add_column(column, justify="right")
@@ -103,6 +103,8 @@ def print_samples(outcome) -> None:
         if "importance" in said:
             weight = said["importance"]
             _say(f"{name}: importance sampling, {weight['effective_paths']:.4g} effective paths, largest weight {weight['largest_weight']:.3g}")
+        if said["not_judged"]:
+            _say(f"{name}: not judged, since many paths do not keep single accounts: {', '.join(said['not_judged'])}")
         failed = f"; {said['failed']} failed and are left out" if said["failed"] else ""
         _say(f"{name}: {said['stopped']}{failed}")
 

@@ -238,6 +238,7 @@ def describe(mine: Sample, limits: dict[str, LimitSpec]) -> dict:
         "correlation_repaired_by": mine.repaired,
         "shown": [path_name(spec, n) for n in mine.shown],
         "limits": [dataclasses.asdict(f) for f in mine.findings],
+        "not_judged": [name for name in limits if name not in many.measurable()],
         "probabilities": _probabilities(mine, limits),
         "metrics": found,
         "histogram": _histogram(mine),

@@ -70,6 +70,8 @@ def _sample(run: Run, name: str, said: dict, numbers: Iterator[int]) -> Html:
     methods = "; ".join(f"{what.replace('_', ' ')}: {how}" for what, how in said["methods"].items())
     note = "Quantiles and shortfalls look to the bad side of a metric. Measures that are the same on every path are left out. "
     note += f"Intervals: {methods}."
+    if said.get("not_judged"):
+        note += f" Not judged, since many paths do not keep single accounts: {words.listing([words.metric_title(n) for n in said['not_judged']])}."
     parts = [
         tag("h3", said["title"]),
         [tag("p", p) for p in words.paragraphs(said["description"])],
@@ -80,7 +82,7 @@ def _sample(run: Run, name: str, said: dict, numbers: Iterator[int]) -> Html:
         sections.figure(_histogram(said), next(numbers)) if said.get("histogram") else None,
         tables.table(head, rows, caption=f"What {words.plural(said['paths'], 'path')} say, with {words.percent(said['confidence'])} intervals."),
         tag("p", note, class_="note"),
-        _differences(said),
+        differences(said),
         [tag("h4", "Assumptions"), items(said["assumptions"])] if said["assumptions"] else None,
         [tag("h4", "Sources"), items(said["sources"])] if said["sources"] else None,
     ]
@@ -114,13 +116,14 @@ def _probabilities(said: dict) -> Html | None:
     return tables.table(["Event", "Probability", "Interval", "Paths drawn"], rows, caption="How likely limits are breached, and other events.")
 
 
-def _differences(said: dict) -> Html | None:
+def differences(said: dict) -> Html | None:
+    """Mean change of each measure from the first policy, path by path; nothing where nothing changed or there is no other policy."""
     changed = {n: d for n, d in said["differences_from_first_policy"].items() if d["value"] != 0 and n in METRICS}
     named = [n for group in MEASURES.values() for n in group if n in changed]
     if not named:
         return None
     rows = [[METRICS[n].title, _cell(n, changed[n])] for n in named]
-    return tables.table(["Metric", "Mean change"], rows, caption="Against the first policy, on the same paths.")
+    return tables.table(["Metric", "Mean change"], rows, caption=f"{said['title']}: against the first policy, on the same paths.")
 
 
 def _histogram(said: dict) -> chart.Chart:
