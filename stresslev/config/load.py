@@ -272,8 +272,10 @@ def _check_scenario(scenario: ScenarioSpec, system: SystemSpec, file: Path) -> N
         given = name in scenario.paths or asset.receipt is not None or asset.peg_usd is not None
         if not given and (other is None or (other not in scenario.paths and system.assets[other].peg_usd is None)):
             drawn = isinstance(scenario, GeneratedScenarioSpec)
-            key, forms = ("assets", "parameters, or [proxies] with a beta") if drawn else ("paths", "points, a file, or a proxy with a beta")
-            problems.append(Problem(f"{key}.{name}", "", f"is missing: system {system.name} holds {name}", f"add [{key}.{name}] ({forms})"))
+            fix = f"add [paths.{name}] (points, a file, or a proxy with a beta)"
+            fix = f"add [assets.{name}] (parameters) or [proxies.{name}] (a beta), or choose another --system" if drawn else fix
+            key = "assets" if drawn else "paths"
+            problems.append(Problem(f"{key}.{name}", "", f"is missing: system {system.name} holds {name}", fix))
     for key in ("dislocations", "premiums"):
         for pool, curves in getattr(scenario, key).items():
             if pool not in system.pools:

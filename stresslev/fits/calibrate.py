@@ -232,7 +232,7 @@ def calibrate(
     Raises:
       InputError: a price file that cannot be used, or has too little in it.
     """
-    series = {a: read_prices(s.file, s, f"assets.{a}") for a, s in sources.items()}
+    series = {a: read_prices(s.file, s, None) for a, s in sources.items()}
     step = step_minutes or spacing(next(iter(series.values()))[0])
     listed = ", ".join(dict.fromkeys(str(s.file) for s in sources.values()))
     history = joint(list(series.values()), step, listed)

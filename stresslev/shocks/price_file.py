@@ -84,11 +84,16 @@ def read_any(file: Path) -> pa.Table:
     return read_ohlcv(file) if file.suffix.lower() == ".json" else read_table(file)
 
 
-def read_prices(file: Path, columns: Columns, key: str) -> tuple[np.ndarray, np.ndarray]:
+def _named(key: str | None, option: str) -> str:
+    """What a user sets: a key of a file, or an option of the command line."""
+    return f"--{option.replace('_', '-')}" if key is None else f"{key}.{option}"
+
+
+def read_prices(file: Path, columns: Columns, key: str | None) -> tuple[np.ndarray, np.ndarray]:
     """Times (N,) in Unix seconds, rising, and prices (N,) of one asset.
 
     Args:
-      columns: what to read; key: its dotted name, for errors.
+      columns: what to read; key: its dotted name, for errors; None where options of the command line say it.
 
     Raises:
       InputError: a column or symbol that is not there, a time or price that is none, or rows out of order.
@@ -97,7 +102,8 @@ def read_prices(file: Path, columns: Columns, key: str) -> tuple[np.ndarray, np.
     for option in ("time_column", "price_column"):
         column = getattr(columns, option)
         if column not in table.column_names:
-            fix = f"{did_you_mean(column, table.column_names)} Set {key}.{option}"
+            near = did_you_mean(column, table.column_names)
+            fix = f"{near}{'' if near.endswith('?') else '.'} Set {_named(key, option)}"
             raise InputError(file, Problem(f"column {column}", "", "is missing", fix))
     if columns.symbol is not None:
         table = _rows_of(table, columns, file, key)
@@ -116,12 +122,12 @@ def read_prices(file: Path, columns: Columns, key: str) -> tuple[np.ndarray, np.
         raise InputError(file, Problem(where, value, "is not a positive price", "remove or correct the row"))
     falls = np.flatnonzero(np.diff(seconds) <= 0)
     if len(falls):
-        fix = f"sort the rows, or set {key}.symbol if the file holds several assets"
+        fix = f"sort the rows, or set {_named(key, 'symbol')} if the file holds several assets"
         raise InputError(file, Problem(f"row {falls[0] + 2}, column {columns.time_column}", "", "does not come after the row before", fix))
     return seconds, prices
 
 
-def _rows_of(table: pa.Table, columns: Columns, file: Path, key: str) -> pa.Table:
+def _rows_of(table: pa.Table, columns: Columns, file: Path, key: str | None) -> pa.Table:
     """The rows of one symbol. Raises InputError."""
     if columns.symbol_column not in table.column_names:
         fix = did_you_mean(columns.symbol_column, table.column_names)
@@ -130,5 +136,5 @@ def _rows_of(table: pa.Table, columns: Columns, file: Path, key: str) -> pa.Tabl
     found = table.filter(pc.equal(symbols, columns.symbol))
     if not found.num_rows:
         known = map(str, pc.unique(symbols).to_pylist())
-        raise InputError(file, Problem(f"{key}.symbol", columns.symbol, "has no row", did_you_mean(columns.symbol, known)))
+        raise InputError(file, Problem(_named(key, "symbol"), columns.symbol, "has no row", did_you_mean(columns.symbol, known)))
     return found
