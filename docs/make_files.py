@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from stresslev.book import files
-from stresslev.config import assets, behaviour, experiment, gate, policy, pools, spec
+from stresslev.config import assets, behaviour, experiment, gate, generator, policy, pools, spec
 from stresslev.config.tiers import TierTable
 from stresslev.metrics import METRICS
 
@@ -52,6 +52,17 @@ TABLES = (
     ("`[behaviour]`", "Algorithmic traders and depositors, see policies/behaviour.md.", behaviour.BehaviourSpec),
     ("`[[behaviour.traders]]`", "Traders of one kind at one venue.", behaviour.TradersSpec),
     ("`[[behaviour.runs]]`", "Depositors who run.", behaviour.RunsSpec),
+    ("Generator", '`kind = "generator"`: scenarios drawn from a model of prices, see generated.md.', generator.GeneratorSpec),
+    ("`[model]`", "What moves prices.", generator.ModelSpec),
+    ("`[[model.regimes]]`", "States of the market.", generator.RegimeSpec),
+    ("`[assets.NAME]` of a generator", "Parameters of one asset.", generator.GeneratedAssetSpec),
+    ("`[proxies.NAME]`", "An asset that follows a generated one.", generator.ProxySpec),
+    ("`[correlation]`", "Between the assets of a generator.", generator.CorrelationSpec),
+    ("`[statistics]`", "What is said about the paths.", generator.StatisticsSpec),
+    ("`[[statistics.events]]`", "Something whose probability is wanted.", generator.EventSpec),
+    ("`[until]`", "When enough paths have been run.", generator.UntilSpec),
+    ("`[importance]`", "Paths drawn where losses are, and weighted back.", generator.ImportanceSpec),
+    ("`[calibration]`", "Written by `stresslev calibrate`; nothing is computed from it.", generator.CalibrationSpec),
     ("Suite", '`kind = "suite"`: what a committee runs.', spec.SuiteSpec),
     ("`[run]`", "How to compute.", spec.RunSpec),
     (
@@ -91,7 +102,8 @@ Everything a run reads is TOML, plus CSV or Parquet for books and prices. Unknow
 `python docs/make_files.py`. [Writing files](editors.md) has templates, checks and schemas for editors.
 
 Paths in a file are relative to that file; a name that is not found there is looked up among the shipped scenarios. `--set` overrides any key:
-`system.*`, `policy.*`, `run.*`, `limits.*`, `scenario.*` (every scenario of the run) and `scenarios.NAME.*`.
+`system.*`, `policy.*`, `run.*`, `limits.*`, `scenario.*` (every scenario of the run), `scenarios.NAME.*` and
+`generator.*` (every generator).
 """
 
 BOOK = """
@@ -105,9 +117,9 @@ scenarios then move those marks by the historical returns.
 
 ## Price files
 
-`[paths.ASSET] file = "..."` takes CSV (plain or gzipped) or Parquet with one row per time: `time_column` (Unix seconds or milliseconds, ISO 8601
-text or timestamps) and `price_column`; with `symbol`, only the rows whose `symbol_column` says so. The scenario's `start` is the time of minute 0;
-without it the first row is. Between rows the path is linear in log price, however long the gap.
+`[paths.ASSET] file = "..."` takes CSV (plain or gzipped) or Parquet with one row per time, or the JSON of ccxt's fetchOHLCV: `time_column` (Unix
+seconds or milliseconds, ISO 8601 text or timestamps) and `price_column`; with `symbol`, only the rows whose `symbol_column` says so. The scenario's
+`start` is the time of minute 0; without it the first row is. Between rows the path is linear in log price, however long the gap.
 
 ## Metrics
 

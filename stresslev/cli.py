@@ -20,9 +20,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 import stresslev
+from stresslev.cli_calibrate import calibrate_command
 from stresslev.cli_contrast import compare_command, gate_command
+from stresslev.cli_data import data_app
 from stresslev.cli_editing import new_command, schema_command, validate_command
+from stresslev.cli_generate import generate_command
 from stresslev.cli_import import import_app
+from stresslev.cli_print import number
 from stresslev.cli_score import score_command
 from stresslev.cli_store import list_runs, show_command
 from stresslev.cli_tune import gradcheck_command, tune_command
@@ -42,6 +46,7 @@ app = typer.Typer(
 book_app = typer.Typer(help="Check, sample and inspect account books.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(book_app, name="book")
 app.add_typer(import_app, name="import")
+app.add_typer(data_app, name="data")
 
 
 def _console(**kwargs) -> Console:
@@ -95,81 +100,6 @@ def _progress() -> Iterator:
                 error_console.print(f"{stage}: {done}/{total}", highlight=False, markup=False)
 
         yield report
-
-
-def _number(value: float, units: str) -> str:
-    if value is None or value != value:
-        return "n/a"
-    if units == "USD":
-        for size, letter in ((1e9, "bn"), (1e6, "M"), (1e3, "k")):
-            if abs(value) >= size:
-                return f"{value / size:,.2f} {letter} USD"
-        return f"{value:,.0f} USD"
-    if units == "1":
-        return f"{value:.4g}"
-    return f"{value:.0f}"
-
-
-def _print_results(title: str, metrics: dict[str, dict[str, float]], findings, folder: Path) -> None:
-    """Metrics by scenario and then by name, what the limits say about them, and where the report is."""
-    from stresslev.metrics import METRICS
-
-    table = Table(title=title, title_justify="left")
-    table.add_column("metric")
-    for name in metrics:
-        table.add_column(escape(name), justify="right")
-    bad = {(f.metric, f.scenario) for f in findings if f.breached}
-    for key, metric in METRICS.items():
-        cells = []
-        for scenario, values in metrics.items():
-            text = _number(values.get(key), metric.units)
-            cells.append(f"[bold red]{text} ![/]" if (key, scenario) in bad else text)
-        table.add_row(metric.title, *cells)
-    out_console.print(table)
-    for f in findings:
-        if f.breached:
-            metric = METRICS[f.metric]
-            sign = "above" if f.side == "max" else "below"
-            line = f"breached: {metric.title} in {f.scenario}: {_number(f.value, metric.units)}, {sign} {f.bound:g}"
-            out_console.print(line, highlight=False, markup=False, soft_wrap=True)
-    if not findings:
-        out_console.print("no limits set")
-    else:
-        out_console.print("LIMITS BREACHED" if bad else "within limits", style="bold red" if bad else "bold green")
-    _print_report(folder)
-
-
-def _print_report(folder: Path) -> None:
-    if (folder / "report.html").is_file():
-        out_console.print(f"report: {folder / 'report.html'}", highlight=False, markup=False, soft_wrap=True)
-
-
-def _print_comparison(comparison, folder: Path) -> None:
-    from stresslev import policies
-    from stresslev.metrics import MEASURES, METRICS
-
-    found = {name: policies.measures(outcome) for name, outcome in comparison.outcomes.items()}
-    table = Table(title=f"{comparison.outcomes[comparison.first].plan.title}: worst of {len(comparison.scenarios)}", title_justify="left")
-    table.add_column("measure")
-    for name in found:
-        table.add_column(escape(name), justify="right")
-    for key in (k for group in MEASURES.values() for k in group):
-        values = {name: m[key]["worst"] for name, m in found.items() if key in m}
-        if values:
-            cells = [_number(values.get(name), METRICS[key].units) for name in found]
-            table.add_row(METRICS[key].title, *cells)
-    checks = [f"{sum(f.breached for f in o.findings)} of {len(o.findings)}" if o.findings else "none set" for o in comparison.outcomes.values()]
-    table.add_row("limits breached", *checks)
-    out_console.print(table)
-    for one in policies.worse(comparison):
-        for key, (value, first) in one.changes.items():
-            metric = METRICS[key]
-            line = f"worse under {one.policy}: {metric.title} in {one.scenario}: {_number(value, metric.units)}, "
-            line += f"under {comparison.first} {_number(first, metric.units)}"
-            out_console.print(line, highlight=False, markup=False, soft_wrap=True)
-    if comparison.breached:
-        out_console.print("LIMITS BREACHED", style="bold red")
-    _print_report(folder)
 
 
 @contextmanager
@@ -348,7 +278,7 @@ def _print_book(book, title: str) -> None:
         units = ["USD" if c.endswith("USD") else "1" for c in row]
         table.add_row(
             *(
-                _number(v, u) if isinstance(v, float) else escape(f"{v:,}" if isinstance(v, int) else v)
+                number(v, u) if isinstance(v, float) else escape(f"{v:,}" if isinstance(v, int) else v)
                 for v, u in zip(row.values(), units, strict=True)
             )
         )
@@ -408,6 +338,8 @@ app.command("schema")(schema_command)
 app.command("validate")(validate_command)
 app.command("new")(new_command)
 app.command("score")(score_command)
+app.command("generate")(generate_command)
+app.command("calibrate")(calibrate_command)
 app.command("gradcheck")(gradcheck_command)
 app.command("tune")(tune_command)
 

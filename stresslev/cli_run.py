@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from stresslev import cache, cli, policies, processes, report
+from stresslev import cache, cli, cli_print, policies, processes, report
 from stresslev.contrast import inputs as contrast
 from stresslev.contrast.reproduction import reproduction
 from stresslev.errors import InputError, Problem
@@ -58,7 +58,7 @@ def one(plan, out: Path) -> Job:
         open_folder=lambda: folder_atomically(out, RESULT_FILES),
         compute=lambda progress, sharding: run_plan(plan, progress, sharding),
         write=write,
-        show=lambda outcome: cli._print_results(outcome.plan.title, outcome.metrics, outcome.findings, out),
+        show=lambda outcome: cli_print.print_results(outcome.plan.title, outcome.metrics, outcome.described, outcome.judged, out),
     )
 
 
@@ -80,7 +80,7 @@ def several(plans, out: Path) -> Job:
         open_folder=lambda: policies.folder_of(out, names),
         compute=lambda progress, sharding: policies.compare(plans, progress, sharding),
         write=write,
-        show=lambda comparison: cli._print_comparison(comparison, out),
+        show=lambda comparison: cli_print.print_comparison(comparison, out),
     )
 
 
@@ -156,7 +156,7 @@ def stored(plan, store: Path, devices: int | None, fresh: bool) -> int:
         out = store / begun.run
         if is_run(out) and not fresh:
             found = read(out)
-            cli._print_results(found.title, {s.name: s.metrics for s in found.scenarios}, found.checks, out)
+            cli_print.print_results(found.title, {s.name: s.metrics for s in found.scenarios}, found.samples, found.judged, out)
             _tell(f"{begun.run} was in the store already; --fresh computes it anew")
             return cli.BREACHED if any(c.breached for c in found.checks) else cli.WITHIN
         with working(store, begun, fresh=fresh) as work, folder_atomically(out, RUN_FILES) as folder:
@@ -174,7 +174,7 @@ def stored(plan, store: Path, devices: int | None, fresh: bool) -> int:
             defect = _write_report(folder, out)
             manifest.write(ended(work.manifest, outcome), folder)
             progress("report", 1, 1)
-    cli._print_results(plan.title, outcome.metrics, outcome.findings, out)
+    cli_print.print_results(plan.title, outcome.metrics, outcome.described, outcome.judged, out)
     if defect is not None:
         raise defect
     return cli.BREACHED if outcome.breached else cli.WITHIN

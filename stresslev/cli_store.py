@@ -65,7 +65,7 @@ def show_command(
     run: Annotated[Path, typer.Argument(help="Folder of a run; the beginning of its name does where that is one run only.")],
 ) -> None:
     """Show a run: what it was, what it found, and what its limits say. Exit code 1 when a limit is breached."""
-    from stresslev import cli
+    from stresslev import cli, cli_print
     from stresslev.report.inputs import read
     from stresslev.store import manifest, unfinished
     from stresslev.store.runs import find
@@ -77,8 +77,8 @@ def show_command(
     folder = find(run)
     found = read(folder)
     cli.out_console.print(_facts(manifest.read(folder), folder))
-    cli._print_results(found.title, {s.name: s.metrics for s in found.scenarios}, found.checks, folder)
+    cli_print.print_results(found.title, {s.name: s.metrics for s in found.scenarios}, found.samples, found.judged, folder)
     for scenario in found.scenarios:
         for notice in scenario.notices:
             cli.out_console.print(f"{scenario.name}: {notice}", highlight=False, markup=False, soft_wrap=True)
-    raise typer.Exit(cli.BREACHED if any(c.breached for c in found.checks) else cli.WITHIN)
+    raise typer.Exit(cli.BREACHED if any(c.breached for c in found.judged) else cli.WITHIN)

@@ -45,6 +45,7 @@ def simulate_many(
     shocks: Mapping[str, Shock] | None = None,
     policies: Mapping[str, PolicySpec] | None = None,
     measures: Sequence[str] | None = None,
+    book: Book | None = None,
     width: int | None = None,
     progress: Progress = silent,
 ) -> xr.Dataset:
@@ -59,6 +60,7 @@ def simulate_many(
       shocks: paths by name instead of the plan's scenarios; their behaviour of traders and depositors is that of the plan's first scenario.
       policies: policies by name instead of the plan's.
       measures: names in `stresslev.METRICS`; all that can be had when not given.
+      book: as `run.load_book` gives it, instead of having it read or drawn.
       width: runs in a block, instead of the rule's choice.
 
     Returns: dimensions scenario and policy; a variable for each metric, NaN where a run failed or has no value; `status` with the bits of each run.
@@ -75,7 +77,7 @@ def simulate_many(
         check_policy(policy, plan.system, name, "")
     memory.check(plan)
     progress("book", 0, 1)
-    book = load_book(plan, next(iter(scenarios.values()))[1])
+    book = load_book(plan, next(iter(scenarios.values()))[1]) if book is None else book
     progress("book", 1, 1)
     shape = len(scenarios), len(chosen)
     values = {name: np.full(shape, np.nan) for name in names}
@@ -111,10 +113,15 @@ def simulate_many(
     return _table(values, bits, {"scenario": list(scenarios), "policy": list(chosen)}, about)
 
 
+def measurable() -> tuple[str, ...]:
+    """Metrics that need no single account."""
+    without = ("group_notional_usd", "survivors", "latent_deficit_usd", "total_cash_residual_usd")
+    return tuple(name for name, metric in METRICS.items() if not set(metric.needs) & set(without))
+
+
 def _known(measures: Sequence[str] | None) -> tuple[str, ...]:
     """The measures asked for, or all that need no single account. Raises InputError."""
-    without = ("group_notional_usd", "survivors", "latent_deficit_usd", "total_cash_residual_usd")
-    can = tuple(name for name, metric in METRICS.items() if not set(metric.needs) & set(without))
+    can = measurable()
     if measures is None:
         return can
     wrong = [n for n in measures if n not in can]

@@ -14,7 +14,8 @@ import xarray as xr
 
 import stresslev
 from stresslev import identity, results
-from stresslev.config.load import Plan, data_file, validate
+from stresslev.config.generator import GeneratorSpec
+from stresslev.config.load import Plan, data_file, generated, validate
 from stresslev.config.policy import PolicySpec
 from stresslev.config.spec import LimitSpec, RunSpec, ScenarioSpec, SystemSpec
 from stresslev.engine.simulate import RESIDUAL_TOLERANCE
@@ -33,7 +34,8 @@ def configuration(plan: Plan) -> dict:
         "title": plan.title,
         "description": plan.description,
         "system": plan.system.model_dump(mode="json"),
-        "scenarios": [s.model_dump(mode="json") for s in plan.scenarios],
+        "scenarios": [s.model_dump(mode="json") for s in plan.given],
+        "generators": [g.model_dump(mode="json", exclude_unset=True) for g in plan.generators],
         "policy": plan.policy.model_dump(mode="json"),
         "run": plan.run.model_dump(mode="json"),
         "limits": {k: v.model_dump(mode="json") for k, v in plan.limits.items()},
@@ -50,16 +52,19 @@ def plan_of_result(result: Path) -> Plan:
     file = result / "result.nc" if result.is_dir() else result
     saved_attributes = results.read_attributes(file)
     saved = json.loads(saved_attributes["configuration"])
+    system = validate(SystemSpec, saved["system"], file)
+    generators = tuple(validate(GeneratorSpec, g, file) for g in saved.get("generators", ()))
     plan = Plan(
         name=saved["name"],
         title=saved["title"],
         description=saved["description"],
-        system=validate(SystemSpec, saved["system"], file),
-        scenarios=tuple(validate(ScenarioSpec, s, file) for s in saved["scenarios"]),
+        system=system,
+        scenarios=(*(validate(ScenarioSpec, s, file) for s in saved["scenarios"]), *generated(generators, system, saved["files"])),
         policy=validate(PolicySpec, saved["policy"], file),
         run=validate(RunSpec, saved["run"], file),
         limits={k: validate(LimitSpec, v, file) for k, v in saved["limits"].items()},
         files=saved["files"],
+        generators=generators,
     )
     now = input_files(plan)
     for path, digest in json.loads(saved_attributes["input_files_sha256"]).items():
@@ -73,9 +78,12 @@ def input_files(plan: Plan) -> dict[str, str]:
     paths = []
     if plan.system.book.file is not None:
         paths.append(data_file(plan.system.book.file, plan.base("system"), "book.file"))
-    for scenario in plan.scenarios:
-        base = plan.base(f"scenario:{scenario.name}")
+    for scenario in plan.given:
+        base = plan.base_of(scenario)
         paths += [data_file(p.file, base, "paths.file") for p in scenario.paths.values() if p.file is not None]
+    for spec in plan.generators:
+        base = plan.base(f"generator:{spec.name}")
+        paths += [data_file(a.file, base, "assets.file") for a in spec.assets.values() if a.file is not None]
     return {str(p): _sha256(p) for p in dict.fromkeys(paths)}
 
 

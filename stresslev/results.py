@@ -9,7 +9,7 @@ import xarray as xr
 from stresslev.errors import InputError, Problem
 
 #: What a folder of results consists of.
-RESULT_FILES = frozenset({"result.nc", "summary.json", "report.html"})
+RESULT_FILES = frozenset({"result.nc", "paths.nc", "summary.json", "report.html"})
 
 
 def write_netcdf(datasets: dict[str, xr.Dataset], attributes: dict, path: Path) -> None:

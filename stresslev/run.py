@@ -5,7 +5,7 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import jax
 import numpy as np
@@ -14,29 +14,47 @@ import xarray as xr
 from stresslev import assemble, limits, memory, metrics, provenance, results
 from stresslev.book import files, sample
 from stresslev.book.book import Book
+from stresslev.config.generator import GeneratedScenarioSpec
 from stresslev.config.load import Plan, data_file
 from stresslev.config.spec import ScenarioSpec
 from stresslev.errors import InputError, Problem
 from stresslev.metrics import Finding
 from stresslev.sharding import ONE, Sharding
+from stresslev.shocks import generate
 from stresslev.shocks.paths import Shock, build
 from stresslev.simulation import Case, Progress, attribute, silent, simulate_cases
+
+if TYPE_CHECKING:
+    from stresslev.monte_carlo import Sample
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What a run found. `datasets` and `metrics` are by scenario; `attributes` are the provenance."""
+    """What a run found. `datasets` and `metrics` are by scenario, of a generator only the paths shown; `attributes` are the provenance."""
 
     plan: Plan
     datasets: dict[str, xr.Dataset]
     metrics: dict[str, dict[str, float]]
     findings: tuple[Finding, ...]
     attributes: dict[str, str | int | float]
+    samples: dict[str, "Sample"] = dataclasses.field(default_factory=dict)  # by generator
+
+    @property
+    def judged(self) -> tuple[Finding, ...]:
+        """Limits held against scenarios and against samples."""
+        return (*self.findings, *(f for s in self.samples.values() for f in s.findings))
+
+    @property
+    def described(self) -> dict[str, dict]:
+        """What generated paths say, by generator."""
+        from stresslev.monte_carlo import describe  # which needs this module
+
+        return {name: describe(s, self.plan.limits) for name, s in self.samples.items()}
 
     @property
     def breached(self) -> bool:
         """Whether any limit is breached."""
-        return any(f.breached for f in self.findings)
+        return any(f.breached for f in self.judged)
 
 
 def accounts_of(plan: Plan) -> int:
@@ -56,8 +74,8 @@ def load_book(plan: Plan, shock: Shock) -> Book:
 
 def shock_of(plan: Plan, scenario: ScenarioSpec) -> Shock:
     """A scenario of the plan on its grid. Raises InputError for a price file that cannot be used."""
-    system = plan.system
-    return build(scenario, tuple(system.assets), plan.base(f"scenario:{scenario.name}"), defaults=dict(system.assets), pools=tuple(system.pools))
+    system, make = plan.system, generate.shock if isinstance(scenario, GeneratedScenarioSpec) else build
+    return make(scenario, tuple(system.assets), plan.base_of(scenario), defaults=dict(system.assets), pools=tuple(system.pools))
 
 
 def _smaller(plan: Plan, book: Book) -> Book:
@@ -107,42 +125,64 @@ def run_plan(plan: Plan, progress: Progress = silent, sharding: Sharding = ONE, 
 def run_plans(plans: Sequence[Plan], progress: Progress = silent, sharding: Sharding = ONE, kept: Kept | None = None) -> list[Outcome]:
     """`run_plan` for plans that differ in their policy alone: on one draw of the book and the same paths, so that policies make the difference.
 
-    Runs of one structure go through one program together where `run.batch` says so.
+    Runs of one structure go through one program together where `run.batch` says so. Of generators many paths are run for their metrics, and the worst
+    as a scenario.
     """
-    plan = plans[0]
+    from stresslev import monte_carlo  # which needs this module
+
+    asked, plan = plans, plans[0]
     limits.check_names(plan.limits, plan.files["suite"])
+    monte_carlo.check(plan.generators, plan.files)
     memory.check(plan)
+    if sharding.mesh is not None and plan.generators:
+        problem = Problem("scenarios", plan.generators[0].name, f"is a generator, and there are {sharding.devices} devices", "use --devices 1")
+        raise InputError(plan.files["suite"], problem)
     if sharding.mesh is not None and plan.run.stepping == "active":
         problem = Problem("run.stepping", "'active'", f"is for one device, and there are {sharding.devices}", "use 'all' or 'auto', or --devices 1")
         raise InputError(plan.files["suite"], problem)
     began = time.perf_counter()
+    book, samples = None, {}
+    if plan.generators:
+        book = _book(plan, progress)
+        samples = {g.name: monte_carlo.sample(plans, g, book, progress) for g in plan.generators}
+        worst = [s for found in samples.values() for s in monte_carlo.shown(found[0])]
+        plans = [dataclasses.replace(p, scenarios=(*p.given, *worst)) for p in plans]
+        plan = plans[0]
     pairs = [(one, scenario) for one in plans for scenario in plan.scenarios]
     labels = [s.name if len(plans) == 1 else f"{p.policy.name}: {s.name}" for p, s in pairs]
     found = [None if kept is None else kept.get(label) for label in labels]
     missing = [i for i, dataset in enumerate(found) if dataset is None]
     if missing:
         chosen = [(*pairs[i], labels[i]) for i in missing]
+        book = _book(plan, progress) if book is None else book
         with jax.enable_x64(plan.run.precision == 64):
-            for number, dataset in _simulated(plan, chosen, progress, sharding):
+            for number, dataset in _simulated(plan, book, chosen, progress, sharding):
                 found[missing[number]] = dataset
                 if kept is not None:
                     kept.put(labels[missing[number]], dataset)
     names = [s.name for s in plan.scenarios]
     seconds = (time.perf_counter() - began) / len(plans)
-    return [_outcome(one, dict(zip(names, found[i * len(names) :], strict=False)), seconds) for i, one in enumerate(plans)]
+    return [
+        _outcome(one, dict(zip(names, found[i * len(names) :], strict=False)), {n: s[i] for n, s in samples.items()}, seconds)
+        for i, one in enumerate(asked)
+    ]
+
+
+def _book(plan: Plan, progress: Progress) -> Book:
+    progress("book", 0, 1)
+    book = load_book(plan, shock_of(plan, plan.scenarios[0]))
+    progress("book", 1, 1)
+    return book
 
 
 def _simulated(
-    plan: Plan, chosen: Sequence[tuple[Plan, ScenarioSpec, str]], progress: Progress, sharding: Sharding
+    plan: Plan, book: Book, chosen: Sequence[tuple[Plan, ScenarioSpec, str]], progress: Progress, sharding: Sharding
 ) -> Iterator[tuple[int, xr.Dataset]]:
     """The chosen runs as they finish: the number of each, and its dataset. Must be called where `simulate_cases` may be.
 
     Args: `plan`, whose book and scenarios all of them share; `chosen`, of each its plan, its scenario and what progress calls it.
     """
     shocks = {s.name: shock_of(plan, s) for s in plan.scenarios}
-    progress("book", 0, 1)
-    book = load_book(plan, shocks[plan.scenarios[0].name])
-    progress("book", 1, 1)
     smaller = _smaller(plan, book)
 
     def cases() -> Iterator[Case]:
@@ -158,24 +198,26 @@ def _simulated(
         yield number, dataset
 
 
-def _outcome(plan: Plan, datasets: dict[str, xr.Dataset], seconds: float) -> Outcome:
+def _outcome(plan: Plan, datasets: dict[str, xr.Dataset], samples: dict[str, "Sample"], seconds: float) -> Outcome:
     values = {name: metrics.evaluate(ds) for name, ds in datasets.items()}
+    given = {s.name for s in plan.given}
     return Outcome(
         plan=plan,
         datasets=datasets,
         metrics=values,
-        findings=tuple(limits.judge(plan.limits, values)),
+        findings=tuple(limits.judge(plan.limits, {name: v for name, v in values.items() if name in given})),
         attributes=provenance.attributes(plan, seconds),
+        samples=samples,
     )
 
 
 def summary(outcome: Outcome) -> dict:
-    """What `summary.json` holds: the verdict, the limits, the metrics, the provenance."""
+    """What `summary.json` holds: the verdict, the limits, the metrics, what generated paths say, the provenance."""
     return {
         "name": outcome.plan.name,
         "title": outcome.plan.title,
         "description": outcome.plan.description,
-        "verdict": "breached" if outcome.breached else "within limits" if outcome.findings else "no limits set",
+        "verdict": "breached" if outcome.breached else "within limits" if outcome.judged else "no limits set",
         "limits": [dataclasses.asdict(f) for f in outcome.findings],
         "scenarios": {
             name: {
@@ -187,11 +229,14 @@ def summary(outcome: Outcome) -> dict:
             }
             for name, ds in outcome.datasets.items()
         },
+        **({"generated": outcome.described} if outcome.samples else {}),
         "provenance": {k: v for k, v in outcome.attributes.items() if k != "configuration"},
     }
 
 
 def save(outcome: Outcome, folder: Path) -> None:
-    """Write `result.nc` and `summary.json` into a folder."""
+    """Write `result.nc` and `summary.json` into a folder, and `paths.nc` where scenarios were generated."""
     results.write_netcdf(outcome.datasets, outcome.attributes, folder / "result.nc")
+    if outcome.samples:
+        results.write_netcdf({name: s.runs for name, s in outcome.samples.items()}, outcome.attributes, folder / "paths.nc")
     results.write_json(summary(outcome), folder / "summary.json")

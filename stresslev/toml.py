@@ -18,11 +18,15 @@ def _value(value) -> str:
         return "{ " + ", ".join(f"{_key(k)} = {_value(v)}" for k, v in value.items()) + " }"
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, list):
-        return "[\n" + "".join(f"  {_value(v)},\n" for v in value) + "]"
+    if isinstance(value, list):  # rows of a matrix on a line each
+        return "[\n" + "".join(f"  {_row(v) if isinstance(v, list) else _value(v)},\n" for v in value) + "]"
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     return repr(float(value)) if isinstance(value, float) else repr(value)
+
+
+def _row(values: list) -> str:
+    return "[" + ", ".join(map(_value, values)) + "]"
 
 
 def toml_text(data: Mapping, path: tuple[str, ...] = ()) -> str:

@@ -19,7 +19,7 @@ def test_the_page_on_files_is_up_to_date():
 
 def test_every_command_of_the_readme_exists():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    commands = {c.name or c.callback.__name__ for c in app.registered_commands} | {"book", "import"}
+    commands = {c.name or c.callback.__name__ for c in app.registered_commands} | {"book", "import", "data"}
     used = set(re.findall(r"^stresslev (\w+)", text, flags=re.M))
     assert used and used <= commands
     targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.M))

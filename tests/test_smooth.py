@@ -39,7 +39,9 @@ def test_the_derivatives_of_the_linear_cascade_are_those_of_theory(band, monkeyp
     r = K * (1 - M) / (B - A)
     x = (S + K * (M - A) / (B - A)) / (1 - r)
     arguments = cascade._linear_system(K, M), Policy(maintenance_multiplier=jnp.ones((1, 1))), (cascade._book(A, B),), _path(S, S, S)
-    (_, value), found = value_and_grad(Partial(_lost_and_fallen), *arguments, weights=jnp.array([0.0, 1.0]), max_rounds=ROUNDS, band=band, stepping="all")
+    (_, value), found = value_and_grad(
+        Partial(_lost_and_fallen), *arguments, weights=jnp.array([0.0, 1.0]), max_rounds=ROUNDS, band=band, stepping="all"
+    )
     mine = {
         "shock": -float(found.path.log_price.sum()) / (1 - S),
         "impact": float(found.system.impact.scale.sum()),

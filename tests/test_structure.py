@@ -13,7 +13,7 @@ PACKAGE = Path(stresslev.__file__).parent
 ALLOWED = {
     "engine": {"engine"},
     "config": {"config"},
-    "shocks": {"shocks", "config", "tables"},
+    "shocks": {"shocks", "config", "tables", "toml", "write"},
     "book": {"book", "assemble", "config", "engine", "tables", "write"},
     "importers": {"importers", "config", "tables", "toml", "write"},
     "report": {"report", "results", "metrics", "quantities", "write"},
@@ -41,6 +41,8 @@ ALLOWED = {
     "gradient": {"engine", "stepping"},
     "population": {"book", "config", "engine"},
     "limits": {"config", "metrics"},
+    "fits": {"fits", "shocks", "toml"},
+    "intervals": set(),
     "assemble": {"assemble", "config", "engine", "shocks"},
     "tables": set(),
     "write": set(),

@@ -11,6 +11,7 @@ from pathlib import Path
 from pydantic import BaseModel, ValidationError
 
 from stresslev.config.behaviour import BehaviourSpec
+from stresslev.config.generator import GeneratedScenarioSpec, GeneratorSpec, numbered, template
 from stresslev.config.policy import PolicySpec
 from stresslev.config.pools import LendingSpec, PerpSpec
 from stresslev.config.spec import RunSpec, ScenarioSpec, SuiteSpec, SystemSpec, TierFile
@@ -19,7 +20,7 @@ from stresslev.errors import InputError, Problem, did_you_mean, shorten
 
 DEFAULT_SYSTEM = "systems/three_perp_venues.toml"
 #: Roots that `--set` and a plan know.
-ROOTS = ("system", "policy", "run", "limits", "scenario", "scenarios")
+ROOTS = ("system", "policy", "run", "limits", "scenario", "scenarios", "generator")
 
 
 @dataclass(frozen=True)
@@ -34,11 +35,22 @@ class Plan:
     policy: PolicySpec
     run: RunSpec
     limits: dict
-    files: dict[str, str]  # role -> absolute path, for provenance and for relative paths: "system", "suite", "scenario:<name>"
+    files: dict[str, str]  # role -> absolute path, for provenance and for relative paths: "system", "suite", "scenario:<name>", "generator:<name>"
+    generators: tuple[GeneratorSpec, ...] = ()  # whose paths are among the scenarios
 
     def base(self, role: str) -> Path:
         """Folder that paths in the file of this role are relative to."""
         return Path(self.files[role]).parent
+
+    def base_of(self, scenario: ScenarioSpec) -> Path:
+        """Folder that price files of a scenario are relative to."""
+        generated = isinstance(scenario, GeneratedScenarioSpec)
+        return self.base(f"generator:{scenario.generator.name}" if generated else f"scenario:{scenario.name}")
+
+    @property
+    def given(self) -> tuple[ScenarioSpec, ...]:
+        """The scenarios that are not generated."""
+        return tuple(s for s in self.scenarios if not isinstance(s, GeneratedScenarioSpec))
 
 
 def shipped_scenarios() -> Path:
@@ -248,6 +260,19 @@ def load_system(path: str | Path) -> SystemSpec:
     return _system(data, found)
 
 
+def load_generator(path: str | Path, *, overrides: list[str] = ()) -> tuple[GeneratorSpec, Path]:
+    """A generator by itself, and its file. Args: `overrides` as of `load_plan`, of root generator. Raises InputError."""
+    found = resolve(path)
+    data = read_toml(found)
+    _expect_kind(data, found, ("generator",))
+    for text in overrides:
+        parts, value = parse_override(text, ("generator",), "generator.seed=7")
+        if len(parts) < 2:
+            raise InputError("--set", Problem(text, "", "names a whole table", "name a key inside it"))
+        apply_override(data, parts[1:], value, ".".join(parts))
+    return validate(GeneratorSpec, data, found), found
+
+
 def _check_scenario(scenario: ScenarioSpec, system: SystemSpec, file: Path) -> None:
     """Refuse a scenario that leaves an asset without a path, or names a pool or asset that the system does not have. Raises InputError."""
     problems = []
@@ -255,8 +280,11 @@ def _check_scenario(scenario: ScenarioSpec, system: SystemSpec, file: Path) -> N
         other = asset.follows.asset if asset.follows is not None else None
         given = name in scenario.paths or asset.receipt is not None or asset.peg_usd is not None
         if not given and (other is None or (other not in scenario.paths and system.assets[other].peg_usd is None)):
+            drawn = isinstance(scenario, GeneratedScenarioSpec)
             fix = f"add [paths.{name}] (points, a file, or a proxy with a beta)"
-            problems.append(Problem(f"paths.{name}", "", f"is missing: system {system.name} holds {name}", fix))
+            fix = f"add [assets.{name}] (parameters) or [proxies.{name}] (a beta), or choose another --system" if drawn else fix
+            key = "assets" if drawn else "paths"
+            problems.append(Problem(f"{key}.{name}", "", f"is missing: system {system.name} holds {name}", fix))
     for key in ("dislocations", "premiums"):
         for pool, curves in getattr(scenario, key).items():
             if pool not in system.pools:
@@ -293,6 +321,19 @@ def _behaviour_problems(behaviour: BehaviourSpec, system: SystemSpec) -> list[Pr
                 elif asset not in traded or (kind is PerpSpec and asset in pool.inverse):
                     problems.append(Problem(f"{where}.{asset}", "", f"is no linear contract of {entry.pool}", "leave it out"))
     return problems
+
+
+def generated(specs: Iterable[GeneratorSpec], system: SystemSpec, files: dict[str, str]) -> list[GeneratedScenarioSpec]:
+    """The paths of generators as scenarios, drawn as the model says: without importance, whose weights a scenario has no place for.
+
+    Args: `files` of the plan, by role. Raises InputError for an asset or pool that does not fit the system.
+    """
+    found = []
+    for spec in specs:
+        base = template(spec.model_copy(update={"importance": None}))
+        _check_scenario(base, system, files[f"generator:{spec.name}"])
+        found += [numbered(base, k) for k in range(1, spec.paths + 1)]
+    return found
 
 
 def _policy_data(policy: str | Path | None, suite_data: dict, main: Path) -> tuple[dict, Path]:
@@ -334,13 +375,14 @@ def load_policy(path: str | Path, system: SystemSpec) -> PolicySpec:
 
 
 def load_plan(path: str | Path, *, system: str | Path | None = None, policy: str | Path | None = None, overrides: list[str] = (), **run) -> Plan:
-    """What to run: a suite, or one scenario on the default (or the given) system.
+    """What to run: a suite, or one scenario or generator on the default (or the given) system.
 
     Args:
-      path: suite or scenario file, or the name of a shipped one.
+      path: suite, scenario or generator file, or the name of a shipped one.
       system: system file to use instead of the suite's.
       policy: policy file to use instead of the suite's [policy].
-      overrides: `dotted.key=value` strings; roots system, policy, run, limits, scenario (every scenario), scenarios.<name>.
+      overrides: `dotted.key=value` strings; roots system, policy, run, limits, scenario (every scenario), scenarios.<name>,
+        generator (every generator).
       run: keys of [run] to override (seed, precision, max_rounds, stepping, population, attribution) and `accounts`; None leaves the file's.
 
     Raises:
@@ -356,7 +398,7 @@ def load_plan(path: str | Path, *, system: str | Path | None = None, policy: str
 
     main = resolve(path)
     data = read_toml(main)
-    if _expect_kind(data, main, ("suite", "scenario")) == "scenario":
+    if _expect_kind(data, main, ("suite", "scenario", "generator")) != "suite":
         suite_data = {
             "kind": "suite",
             "name": data.get("name", main.stem),
@@ -392,12 +434,19 @@ def load_plan(path: str | Path, *, system: str | Path | None = None, policy: str
         apply_override(system_data, ["book", "accounts"], accounts, "system.book.accounts")
     system_spec = _system(system_data, system_path)
 
-    scenarios, files = [], {"suite": str(main), "system": str(system_path)}
+    scenarios, generators, files = [], [], {"suite": str(main), "system": str(system_path)}
     known = set()
     for name in suite.scenarios:
         scenario_path = resolve(name, main.parent)
         scenario_data = read_toml(scenario_path)
-        _expect_kind(scenario_data, scenario_path, ("scenario",))
+        if _expect_kind(scenario_data, scenario_path, ("scenario", "generator")) == "generator":
+            for parts, value in by_root.get("generator", ()):
+                apply_override(scenario_data, parts, value, ".".join(["generator", *parts]))
+            generators.append(validate(GeneratorSpec, scenario_data, scenario_path))
+            if f"generator:{generators[-1].name}" in files:
+                raise InputError(main, Problem("scenarios", generators[-1].name, "appears twice", "give every generator its own name"))
+            files[f"generator:{generators[-1].name}"] = str(scenario_path)
+            continue
         own = scenario_data.get("name")
         known.add(str(own))
         for parts, value in by_root.get("scenario", ()):
@@ -414,6 +463,9 @@ def load_plan(path: str | Path, *, system: str | Path | None = None, policy: str
     for parts, _ in by_root.get("scenarios", ()):
         if parts[0] not in known:
             raise InputError("--set", Problem(f"scenarios.{parts[0]}", "", "is no scenario of this run", did_you_mean(parts[0], known)))
+    for root, there, other in (("generator", generators, "scenario"), ("scenario", scenarios, "generator")):
+        if by_root.get(root) and not there:
+            raise InputError("--set", Problem(root, "", f"there is no {root} in this run", f"remove it, or override a key of {other}"))
     own_file = policy is not None
     policy_spec = validate(PolicySpec, policy_data, policy_path) if own_file else suite.policy
     check_policy(policy_spec, system_spec, policy_path, "" if own_file else "policy.")
@@ -424,9 +476,10 @@ def load_plan(path: str | Path, *, system: str | Path | None = None, policy: str
         title=suite.title or suite.name,
         description=suite.description,
         system=system_spec,
-        scenarios=tuple(scenarios),
+        scenarios=(*scenarios, *generated(generators, system_spec, files)),
         policy=policy_spec,
         run=suite.run,
         limits=dict(suite.limits),
         files=files,
+        generators=tuple(generators),
     )

@@ -369,7 +369,7 @@ class SuiteSpec(Spec):
     title: str = Field("", description="for the report")
     description: str = Field("", description="free text, shown in the report")
     system: str = Field(description="system file")
-    scenarios: tuple[str, ...] = Field(min_length=1, description="scenario files")
+    scenarios: tuple[str, ...] = Field(min_length=1, description="scenario and generator files")
     run: RunSpec = Field(RunSpec(), description="how to compute")
     policy: PolicySpec = Field(PolicySpec(), description="the leverage rules")
     limits: dict[str, LimitSpec] = Field(default_factory=dict, description="metric -> bound")

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from stresslev import limits
-from stresslev.config.load import Plan, data_file, load_plan, load_policy, load_system, read_toml, resolve, validate
+from stresslev.config.load import Plan, data_file, load_generator, load_plan, load_policy, load_system, read_toml, resolve, validate
 from stresslev.config.policy import PolicySpec
 from stresslev.config.spec import ScenarioSpec
 from stresslev.editing.kinds import known
@@ -45,6 +45,11 @@ def check(file: Path, system: str | None = None) -> str:
         if system is None and scenario.system is None:
             return "scenario, by itself (--system holds it against one)"
         load_plan(path, system=system or resolve(scenario.system, path.parent))
+    elif kind == "generator":
+        spec, _ = load_generator(path)
+        if system is None and spec.system is None:
+            return "generator, by itself (--system holds it against one)"
+        load_plan(path, system=system or resolve(spec.system, path.parent))
     elif kind == "policy":
         if system is None:
             validate(PolicySpec, data, path)

@@ -4,6 +4,7 @@ from pydantic import BaseModel
 
 from stresslev.config.experiment import ExperimentSpec
 from stresslev.config.gate import GateSpec
+from stresslev.config.generator import GeneratorSpec
 from stresslev.config.policy import PolicySpec
 from stresslev.config.spec import ScenarioSpec, SuiteSpec, SystemSpec
 from stresslev.errors import InputError, Problem, did_you_mean
@@ -12,6 +13,7 @@ from stresslev.errors import InputError, Problem, did_you_mean
 KINDS: dict[str, type[BaseModel]] = {
     "system": SystemSpec,
     "scenario": ScenarioSpec,
+    "generator": GeneratorSpec,
     "policy": PolicySpec,
     "suite": SuiteSpec,
     "experiment": ExperimentSpec,

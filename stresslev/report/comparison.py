@@ -3,7 +3,7 @@
 import json
 from itertools import count
 
-from stresslev.report import comparison_charts, comparison_tables, sections, words
+from stresslev.report import comparison_charts, comparison_tables, generated, sections, words
 from stresslev.report import comparison_words as told
 from stresslev.report.comparison_inputs import Compared, Policy
 from stresslev.report.frame import contents, created, facts, items, no_script, page, section
@@ -46,7 +46,8 @@ def _policy(compared: Compared, policy: Policy) -> Html:
     text = [tag("p", p) for p in words.paragraphs(policy.description)]
     trade = "The policy that the others are held against." if policy is compared.first else told.trade(compared, policy)
     report = tag("p", tag("a", f"Full report under {policy.title}", href=f"{policy.name}/report.html"), class_="note screen-only")
-    return tag("div", tag("h3", policy.title, id=f"policy-{policy.name}"), text, tag("p", trade), report)
+    paths = [generated.differences(said) for said in policy.run.samples.values()]
+    return tag("div", tag("h3", policy.title, id=f"policy-{policy.name}"), text, tag("p", trade), paths, report)
 
 
 def _policies(compared: Compared) -> Html:

@@ -26,7 +26,7 @@ class Policy:
     @property
     def breached(self) -> int:
         """How many checks are breached."""
-        return sum(c.breached for c in self.run.checks)
+        return sum(c.breached for c in self.run.judged)
 
     @property
     def settings(self) -> dict:

@@ -55,7 +55,7 @@ def changes(compared: Compared, policy: Policy) -> list[Change]:
 
 def state(compared: Compared) -> str:
     """BREACHED, WITHIN or NO_LIMITS: of all policies together."""
-    if not any(p.run.checks for p in compared.policies):
+    if not any(p.run.judged for p in compared.policies):
         return NO_LIMITS
     return BREACHED if any(p.breached for p in compared.policies) else WITHIN
 
@@ -85,9 +85,9 @@ def explanation(compared: Compared) -> str:
 
 def verdict(policy: Policy) -> str:
     """A policy against the limits."""
-    if not policy.run.checks:
+    if not policy.run.judged:
         return "none set"
-    return f"✕ {policy.breached} of {len(policy.run.checks)} breached" if policy.breached else "✓ within all"
+    return f"✕ {policy.breached} of {len(policy.run.judged)} breached" if policy.breached else "✓ within all"
 
 
 def trade(compared: Compared, policy: Policy) -> str:
@@ -132,9 +132,9 @@ def _exchange(compared: Compared, policy: Policy) -> str:
 
 def _limits(compared: Compared, policy: Policy) -> str:
     now, then = policy.breached, compared.first.breached
-    if not policy.run.checks or now == then:
+    if not policy.run.judged or now == then:
         return ""
-    checks = words.plural(len(policy.run.checks), "check")
+    checks = words.plural(len(policy.run.judged), "check")
     return f"It breaches {now or 'none'} of {checks}, {compared.first.title} {then or 'none'}."
 
 

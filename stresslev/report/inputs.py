@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -83,6 +83,19 @@ class Run:
     scenarios: tuple[Scenario, ...]
     attributes: dict
     configuration: dict
+    samples: dict[str, dict] = field(default_factory=dict)  # generator -> what its paths say, as `monte_carlo.describe` gives it
+    sample_checks: tuple[Finding, ...] = ()
+
+    @property
+    def judged(self) -> tuple[Finding, ...]:
+        """Limits held against scenarios and against generated paths."""
+        return (*self.checks, *self.sample_checks)
+
+    @property
+    def questions(self) -> int:
+        """How many scenarios and generators limits are held against: paths that are shown are judged with their generator."""
+        shown = {name for said in self.samples.values() for name in said["shown"]}
+        return sum(s.name not in shown for s in self.scenarios) + len(self.samples)
 
     @property
     def system(self) -> dict:
@@ -148,6 +161,11 @@ def _check(entry: dict, scenarios: dict[str, Scenario]) -> Finding:
     return Finding(**{**entry, "value": float(value), "bound": float(entry["bound"])})
 
 
+def _sample_check(entry: dict) -> Finding:
+    value = entry["value"]
+    return Finding(**{**entry, "value": float(value) if _known(value) else math.nan, "bound": float(entry["bound"])})
+
+
 def read_summary(path: Path) -> dict:
     """`summary.json` as it stands, which must be that of a run. Raises InputError."""
     if not path.is_file():
@@ -184,6 +202,7 @@ def read(folder: Path) -> Run:
             raise _refuse(file, f"has no {missing[0]} in scenario {name}", "run again with this version")
     try:
         scenarios = {name: _scenario(name, datasets[name], entry) for name, entry in summary["scenarios"].items()}
+        samples = summary.get("generated", {})
         return Run(
             title=str(attributes["title"] or summary.get("name", "")),
             description=str(summary.get("description") or ""),
@@ -191,6 +210,8 @@ def read(folder: Path) -> Run:
             scenarios=tuple(scenarios.values()),
             attributes=attributes,
             configuration=json.loads(attributes["configuration"]),
+            samples=samples,
+            sample_checks=tuple(_sample_check(entry) for said in samples.values() for entry in said["limits"]),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _refuse(folder, f"holds files that are not as a run writes them ({error})", "run again with this version") from None

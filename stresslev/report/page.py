@@ -4,7 +4,7 @@ import json
 import re
 from itertools import count
 
-from stresslev.report import losses, plots, sections, sentences, system_tables, tables, words
+from stresslev.report import generated, losses, plots, sections, sentences, system_tables, tables, words
 from stresslev.report.frame import contents, created, facts, items, no_script, page, section
 from stresslev.report.inputs import Run, Scenario
 from stresslev.report.markup import Html, tag
@@ -47,7 +47,7 @@ def _verdict(run: Run) -> Html:
 
 
 def _contents(run: Run) -> Html:
-    entries = [("verdict", "Verdict"), ("comparison", "Scenarios compared")]
+    entries = [("verdict", "Verdict"), *([("generated", generated.TITLE)] if run.samples else []), ("comparison", "Scenarios compared")]
     entries += [(f"scenario-{s.name}", s.title) for s in run.scenarios]
     entries += [("assumptions", _ASSUMPTIONS), ("health", _HEALTH), ("reproduce", _REPRODUCE)]
     return contents(entries)
@@ -187,6 +187,7 @@ def document(run: Run) -> str:
         _verdict(run),
         _contents(run),
         no_script(),
+        generated.part(run, numbers),
         _comparison(run),
         [_scenario(run, s, look, numbers) for s in run.scenarios],
         _assumptions(run),

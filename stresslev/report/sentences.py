@@ -24,26 +24,26 @@ BREACHED, WITHIN, NO_LIMITS = "breached", "within", "none"
 
 def state(run: Run) -> str:
     """BREACHED, WITHIN or NO_LIMITS."""
-    if not run.checks:
+    if not run.judged:
         return NO_LIMITS
-    return BREACHED if any(c.breached for c in run.checks) else WITHIN
+    return BREACHED if any(c.breached for c in run.judged) else WITHIN
 
 
 def headline(run: Run) -> str:
     """The verdict in one line."""
-    if not run.checks:
+    if not run.judged:
         return "No limits set"
-    breached = [c for c in run.checks if c.breached]
+    breached = [c for c in run.judged if c.breached]
     if not breached:
         return "Within all limits"
     where = len({c.scenario for c in breached})
-    checks, scenarios = words.plural(len(run.checks), "check"), words.plural(len(run.scenarios), "scenario")
+    checks, scenarios = words.plural(len(run.judged), "check"), words.plural(run.questions, "scenario")
     return f"Limits breached: {len(breached)} of {checks}, in {where} of {scenarios}"
 
 
 def explanation(run: Run) -> str:
     """What the headline rests on."""
-    limits = len({(c.metric, c.side) for c in run.checks})
+    limits = len({(c.metric, c.side) for c in run.judged})
     if not limits:
         return "This run sets no limits, so the figures below are stated without a judgement."
     held = f"{words.plural(limits, 'limit')} held against {words.plural(len(run.scenarios), 'scenario')}"

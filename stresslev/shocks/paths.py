@@ -1,21 +1,16 @@
 """From a scenario's points, files and proxies to log prices and depth factors on the time grid."""
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from stresslev.config.assets import AssetSpec
 from stresslev.config.load import data_file
 from stresslev.config.spec import DepthSpec, PathSpec, ScenarioSpec
-from stresslev.errors import InputError, Problem, did_you_mean, shorten
-from stresslev.tables import read_table
+from stresslev.errors import InputError, Problem
+from stresslev.shocks.price_file import read_prices, timestamp
 
-#: Unix seconds before which no price file lies (1973); tells the units of Unix times apart.
-_EARLIEST = 1e8
 #: Most that the grid may miss of a path's highest and lowest price.
 _MISSED = 0.01
 
@@ -50,76 +45,11 @@ class Shock:
         return np.diff(self.log_price, axis=0)
 
 
-def _timestamp(moment: datetime) -> float:
-    """Unix seconds; a moment without a zone is UTC."""
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-
-
-def _seconds(column: pa.ChunkedArray, file: Path, name: str) -> np.ndarray:
-    """Unix seconds of a time column: numbers (seconds, or milli-, micro- or nanoseconds by their size), timestamps or ISO text."""
-    if pa.types.is_timestamp(column.type):
-        seconds = np.asarray(column.cast(pa.timestamp("us"), safe=False).cast(pa.int64()).cast(pa.float64())) / 1e6
-    elif pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
-        values = np.asarray(column.cast(pa.float64(), safe=False))
-        largest = np.nanmax(np.abs(values), initial=0.0)
-        seconds = values / next((unit for unit in (1e9, 1e6, 1e3) if largest / unit > _EARLIEST), 1.0)
-    else:
-        seconds = np.array([_parsed(text, row, file, name) for row, text in enumerate(column.to_pylist(), start=1)])
-    bad = np.flatnonzero(~np.isfinite(seconds))
-    if len(bad):
-        raise InputError(file, Problem(f"row {bad[0] + 1}, column {name}", "", "has no time", "fill it in or remove the row"))
-    return seconds
-
-
-def _parsed(text, row: int, file: Path, name: str) -> float:
-    try:
-        return _timestamp(datetime.fromisoformat(text))
-    except (TypeError, ValueError, OverflowError):
-        fix = "give Unix time in seconds, milli-, micro- or nanoseconds, or ISO 8601 text"
-        raise InputError(file, Problem(f"row {row}, column {name}", shorten(text), "is not a time", fix)) from None
-
-
 def _from_file(path: PathSpec, scenario: ScenarioSpec, base: Path, key: str) -> tuple[np.ndarray, np.ndarray]:
-    """Minutes since the start and prices of one asset, from a CSV or Parquet file."""
+    """Minutes since the start and prices of one asset, from a price file."""
     file = data_file(path.file, base, f"{key}.file")
-    table = read_table(file)
-    for option in ("time_column", "price_column"):
-        column = getattr(path, option)
-        if column not in table.column_names:
-            fix = f"{did_you_mean(column, table.column_names)} Set {key}.{option}"
-            raise InputError(file, Problem(f"column {column}", "", "is missing", fix))
-    if path.symbol is not None:
-        if path.symbol_column not in table.column_names:
-            fix = did_you_mean(path.symbol_column, table.column_names)
-            raise InputError(file, Problem(f"column {path.symbol_column}", "", "is missing", fix))
-        symbols = table[path.symbol_column]
-        symbols = symbols.cast(pa.string())
-        table = table.filter(pc.equal(symbols, path.symbol))
-        if not table.num_rows:
-            raise InputError(
-                file,
-                Problem(f"{key}.symbol", path.symbol, "has no row", did_you_mean(path.symbol, map(str, pc.unique(symbols).to_pylist()))),
-            )
-    if not table.num_rows:
-        raise InputError(file, Problem("file", "", "holds no rows", "give a file with prices"))
-    try:
-        prices = np.asarray(table[path.price_column].cast(pa.float64()))
-    except pa.ArrowException as error:
-        raise InputError(
-            file, Problem(f"column {path.price_column}", "", f"holds something that is no number ({error})", "give plain prices")
-        ) from None
-    seconds = _seconds(table[path.time_column], file, path.time_column)
-    bad = np.flatnonzero(~(np.isfinite(prices) & (prices > 0)))
-    if len(bad):
-        value = shorten(float(prices[bad[0]]))
-        raise InputError(
-            file, Problem(f"row {bad[0] + 1}, column {path.price_column}", value, "is not a positive price", "remove or correct the row")
-        )
-    falls = np.flatnonzero(np.diff(seconds) <= 0)
-    if len(falls):
-        fix = f"sort the rows, or set {key}.symbol if the file holds several assets"
-        raise InputError(file, Problem(f"row {falls[0] + 2}, column {path.time_column}", "", "does not come after the row before", fix))
-    start = seconds[0] if scenario.start is None else _timestamp(scenario.start)
+    seconds, prices = read_prices(file, path, key)
+    start = seconds[0] if scenario.start is None else timestamp(scenario.start)
     minutes = (seconds - start) / 60
     if minutes[0] > 1e-9 or minutes[-1] < scenario.duration_minutes - scenario.step_minutes - 1e-9:
         first, last = (np.datetime64(int(s), "s") for s in (seconds[0], seconds[-1]))
@@ -145,7 +75,7 @@ def _grid_log_price(path: PathSpec, scenario: ScenarioSpec, base: Path, key: str
     return float(start), log_price - log_price[0]
 
 
-def _path_of(name: str, scenario: ScenarioSpec, assets: dict[str, AssetSpec]) -> PathSpec:
+def path_of(name: str, scenario: ScenarioSpec, assets: dict[str, AssetSpec]) -> PathSpec:
     """The scenario's path of an asset, or what the system says it does in scenarios without one."""
     if name in scenario.paths:
         return scenario.paths[name]
@@ -153,7 +83,7 @@ def _path_of(name: str, scenario: ScenarioSpec, assets: dict[str, AssetSpec]) ->
     if asset.follows is not None:
         other = asset.follows.asset
         start = asset.follows.ratio * _start(other, scenario, assets)
-        path = _path_of(other, scenario, assets)
+        path = path_of(other, scenario, assets)
         if path.proxy is not None:  # the followed asset is a proxy itself: follow what it follows
             return PathSpec(proxy=path.proxy, beta=asset.follows.beta * path.beta, start_price_usd=start)
         return PathSpec(proxy=other, beta=asset.follows.beta, start_price_usd=start)
@@ -163,7 +93,7 @@ def _path_of(name: str, scenario: ScenarioSpec, assets: dict[str, AssetSpec]) ->
 
 def _start(name: str, scenario: ScenarioSpec, assets: dict[str, AssetSpec]) -> float:
     """Starting price of an asset, as far as points or the system give it (a price file is read for its return only)."""
-    path = _path_of(name, scenario, assets)
+    path = path_of(name, scenario, assets)
     if path.prices is not None:
         return path.prices[0]
     return path.start_price_usd or assets[name].price_usd or 1.0
@@ -202,7 +132,7 @@ def build(
       InputError: a price file that is missing, malformed or too short.
     """
     grid = np.arange(scenario.steps + 1) * scenario.step_minutes
-    paths = {name: _path_of(name, scenario, defaults or {}) for name in dict.fromkeys((*assets, *scenario.paths))}
+    paths = {name: path_of(name, scenario, defaults or {}) for name in dict.fromkeys((*assets, *scenario.paths))}
     own = {name: _grid_log_price(path, scenario, base, f"paths.{name}", grid) for name, path in paths.items() if path.proxy is None}
     start, log_price, depth = [], [], []
     for name in assets:
