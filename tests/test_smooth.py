@@ -20,7 +20,7 @@ A, B, M, K, S = 0.05, 0.35, 0.02, 0.15, 0.10
 
 
 #: Rounds of a step: enough for the linear cascade to end.
-ROUNDS = 60
+ROUNDS = 30
 
 
 def _lost_and_fallen(record, state):
@@ -79,15 +79,16 @@ def test_empty_places_have_no_derivative_that_is_no_number():
 
 
 @pytest.mark.parametrize(
-    ("rule", "more", "far"),
+    ("rule", "more", "band", "far"),
     [
-        (FULL, {}, 0.02),
-        (RESTORE, {}, 0.02),
-        (CLOSE_FACTOR, {"close_factor": np.full(1, 0.4)}, 0.02),
+        (FULL, {}, 0.02, 0.01),
+        (RESTORE, {}, 0.02, 0.03),
+        # hit up to five times within a step: in a narrow band there are too few accounts
+        (CLOSE_FACTOR, {"close_factor": np.full(1, 0.4)}, 0.1, 0.1),
     ],
     ids=["full", "restored", "close factor"],
 )
-def test_derivatives_of_what_is_lost_agree_with_differences_of_the_hard_rules(rule, more, far, monkeypatch):
+def test_derivatives_of_what_is_lost_agree_with_differences_of_the_hard_rules(rule, more, band, far, monkeypatch):
     """Accounts of which a part is left are hit again by the next fall: in the same round as those that the first has spared."""
     system = replace(cascade._linear_system(K, M), rule=np.array([rule], np.int32), **more)
     path, h = _path(0.10, 0.13, 0.17), 0.05
@@ -101,7 +102,7 @@ def test_derivatives_of_what_is_lost_agree_with_differences_of_the_hard_rules(ru
     monkeypatch.setattr(cascade, "ACCOUNTS", 1 << 14)
     arguments = system, Policy(maintenance_multiplier=jnp.ones((1, 1))), (cascade._book(A, B),), path
     for k in range(2):
-        _, found = value_and_grad(Partial(_lost_and_fallen), *arguments, weights=jnp.eye(2)[k], max_rounds=ROUNDS, band=0.1, stepping="all")
+        _, found = value_and_grad(Partial(_lost_and_fallen), *arguments, weights=jnp.eye(2)[k], max_rounds=ROUNDS, band=band, stepping="all")
         assert float(found.policy.maintenance_multiplier.sum()) == pytest.approx(difference[k], rel=far)
 
 

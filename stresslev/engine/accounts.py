@@ -225,7 +225,7 @@ def begin_round(accounts: Accounts, system: System, multiplier: Array, prices: P
 
     def local(batch, context):
         (some,) = batch
-        return (smooth.anew(some, above(some, *context)),), ()
+        return (smooth.anew(some, above(*lax.stop_gradient((smooth.remnant(some), *context)))),), ()
 
     found = ranks(find, accounts.block_pool, multiplier.shape[0])
     ((after,), _) = over_batches(found, (_needed(accounts),), local, (system, multiplier, prices), (), writes=True, reverse=accounts.reverse)

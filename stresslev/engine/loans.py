@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from stresslev.engine import smooth
 from stresslev.engine.blocks import column, once, over_devices, pool_sum
@@ -324,7 +324,7 @@ def begin_round(loans: Loans, threshold: Array, supply_index: Array, borrow_inde
 
     def local(batch, context):
         (some,) = batch
-        return (smooth.anew(some, above(some, *context)),), ()
+        return (smooth.anew(some, above(*lax.stop_gradient((smooth.remnant(some), *context)))),), ()
 
     found = ranks(find, loans.block_pool, mark.shape[0])
     ((after,), _) = over_batches(found, (loans,), local, given, (), writes=True, reverse=loans.reverse)

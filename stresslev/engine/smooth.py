@@ -79,11 +79,20 @@ def sunk(smoothing: Smoothing, x: Array) -> Array:
     return (smoothing.untouched < 1) & (x <= -smoothing.width)
 
 
-def anew(population, x: Array):
-    """Accounts that have sunk: those whose health with all they hold, `1 + x`, is below one begin anew with that.
+def remnant(population):
+    """What came of the part of each account that was hit since it began, as an account of its own size; the account itself where nothing was."""
+    left, part = population.smoothing.untouched, 1 - population.smoothing.untouched
+    some = part > 0
+    safe = jnp.where(some, part, jnp.ones_like(part))
+    both = zip(population.holdings, population.smoothing.holdings, strict=True)
+    return population.with_holdings(tuple(jnp.where(some, (held - left * was) / safe, held) for held, was in both))
 
-    What came of the part hit earlier is under margin too then, and is hit in the same round as the rest; in a later one it would meet the prices that
-    the rest has made.
+
+def anew(population, x: Array):
+    """Accounts that have sunk: those whose `remnant` is under margin too, at health `1 + x`, begin anew with all they hold.
+
+    So both are hit in the same round; in a later one the remnant would meet the prices that the rest has made. A remnant that is above margin, or has
+    been closed, must not pay for the rest, and is left alone.
     """
     old, again = population.smoothing, jax.lax.stop_gradient(x) < 0
     return replace(
