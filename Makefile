@@ -7,11 +7,12 @@ OUT ?= results/default
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help stress test lint bench bench-setup bench-scaling clean
+.PHONY: help stress test test-slow lint bench bench-setup bench-scaling clean
 
 help:
 	@echo "make stress   set up .venv and run the default suite on the CPU (report in $(OUT))"
 	@echo "make test     set up .venv and run the tests"
+	@echo "make test-slow  tests that repeat others on larger programs; before a release"
 	@echo "make lint     style checks"
 	@echo "make bench    benchmarks: the step against Numba, NumPy, radCAD and memory bandwidth; start-up"
 	@echo "make bench-scaling  the step over accounts, assets, pools and scenarios"
@@ -30,7 +31,12 @@ stress: $(VENV)/.ready
 	if [ $$code -eq 1 ]; then echo "The run is complete; its verdict is that limits are breached (stresslev exit code 1)."; else exit $$code; fi
 
 test: $(VENV)/.ready
-	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n $(WORKERS) --dist loadscope
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n $(WORKERS) --dist loadscope -m "not slow"
+	JAX_PLATFORMS=cpu STRESSLEV_TESTS=production $(BIN)/python -m pytest -n $(WORKERS) --dist load -m "not slow"
+
+test-slow: $(VENV)/.ready
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n $(WORKERS) --dist loadscope -m slow
+	JAX_PLATFORMS=cpu STRESSLEV_TESTS=production $(BIN)/python -m pytest -n $(WORKERS) --dist load -m slow
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .

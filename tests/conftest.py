@@ -1,7 +1,9 @@
-"""Strict settings for every test: float64 unless a test says otherwise, no silent promotion of rank or type."""
+"""Strict settings for every test: float64 unless a test says otherwise, no silent promotion of rank or type; and how tests are compiled."""
 
 import gc
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -12,9 +14,28 @@ from hypothesis import HealthCheck, settings
 
 from stresslev import cache
 
+#: Modules that hold the engine against oracles as users have it compiled. They run by themselves, where STRESSLEV_TESTS is "production"; all others
+#: run without, with most of XLA's optimisations off, which halves the time that compilation takes.
+PRODUCTION_MODULES = {"test_cascade_theory", "test_compiled_step", "test_twin_in_production"}
+PRODUCTION = os.environ.get("STRESSLEV_TESTS") == "production"
+
+
+def _compile_quickly() -> None:
+    """Loops for the processor are made the older way, which is quicker to compile; not where this XLA does not know the flag, which would end it."""
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false".strip()
+    tried = subprocess.run([sys.executable, "-c", "import jax; jax.devices()"], env=os.environ | {"XLA_FLAGS": flags}, capture_output=True)
+    if tried.returncode == 0:
+        os.environ["XLA_FLAGS"] = flags
+
+
+# the flags are read when the first program is compiled; workers of pytest-xdist are given the environment of the process that starts them
+if not PRODUCTION and "PYTEST_XDIST_WORKER" not in os.environ:
+    _compile_quickly()
+
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_disable_most_optimizations", not PRODUCTION)
 
 # derandomized, so the examples are the same in every run: more of them find nothing new
 settings.register_profile("tests", max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
@@ -24,6 +45,15 @@ ROOT = Path(__file__).resolve().parent.parent
 
 #: Property of a test that had to do without real data; it travels with the test's report, so also from the workers of pytest-xdist.
 _UNCHECKED = "not checked against real data"
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leave out what is for the other way of compiling."""
+    chosen = [x for x in items if (x.path.stem in PRODUCTION_MODULES) == PRODUCTION]
+    left = [x for x in items if (x.path.stem in PRODUCTION_MODULES) != PRODUCTION]
+    if left:
+        config.hook.pytest_deselected(items=left)
+        items[:] = chosen
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -39,20 +69,6 @@ def _one_cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(cache.VARIABLE, str(place))
         yield
-
-
-#: Modules whose programs are compiled as users have them compiled: what the engine is held against oracles by. All others do without most of XLA's
-#: optimisations, which takes a third less time.
-_AS_USERS_DO = {"test_cascade_theory", "test_compiled_step", "test_twin_in_production"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _compiled_quickly(request):
-    quickly = request.module.__name__.rpartition(".")[2] not in _AS_USERS_DO
-    if quickly != jax.config.read("jax_disable_most_optimizations"):
-        jax.clear_caches()
-        jax.config.update("jax_disable_most_optimizations", quickly)
-    yield
 
 
 #: Resident memory of a process of the tests, in bytes, above which compiled programs are forgotten between modules.

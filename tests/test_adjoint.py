@@ -147,6 +147,7 @@ def test_by_epochs_the_derivatives_are_those_of_stepping_everybody(cases, gradie
                 np.testing.assert_allclose(x, y, rtol=1e-9, atol=1e-9 * np.abs(np.asarray(y)).max(initial=0))
 
 
+@pytest.mark.slow
 def test_memory_of_the_way_back_grows_with_the_root_of_the_steps(cases, program):
     """Four times the steps, at most about twice the memory: what is kept is a state per segment and one per step of a segment, both as many as the
     root of the steps, and the record, which is small beside the accounts. Without segments it would be four times."""

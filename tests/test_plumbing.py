@@ -49,6 +49,7 @@ def storm(tmp_path_factory):
     return run_plan(plan).datasets["storm"]
 
 
+@pytest.mark.slow
 def test_all_mechanisms_together_balance(storm):
     interest = float((storm.open_interest_usd + storm.supplied_usd).isel(time=0).sum())
     for name in ("cash_residual_usd", "total_cash_residual_usd", "total_quantity_residual_usd", "total_coins_residual_usd"):
@@ -57,6 +58,7 @@ def test_all_mechanisms_together_balance(storm):
         assert float((abs(storm[name]) * storm.price_usd).max()) < 1e-12 * interest, name
 
 
+@pytest.mark.slow
 def test_every_loss_is_borne_by_somebody(storm):
     new_debt = storm.bad_debt_usd.diff("time", label="upper").reindex(time=storm.time).fillna(0)
     borne = storm.adl_usd + storm.fund_draw_usd + storm.socialised_usd + new_debt
@@ -65,6 +67,7 @@ def test_every_loss_is_borne_by_somebody(storm):
     assert scale > 0 and float(storm.shared_in_usd.sum("pool").max()) < 1e-9 * scale
 
 
+@pytest.mark.slow
 def test_every_mechanism_acts(storm):
     """A mechanism that never acts in the storm would make the balance above an empty claim."""
     total = storm.sum("time")
@@ -84,12 +87,14 @@ def test_every_mechanism_acts(storm):
     assert float(storm.debtrank.max()) > 0
 
 
+@pytest.mark.slow
 def test_an_outage_stops_liquidations_and_freezes_marks(storm):
     down = storm.sel(pool="coin", time=slice(13, 16))
     assert float((down.closed_long_usd + down.closed_short_usd).sum()) == 0
     assert float(abs(down.mark_usd.diff("time")).max()) == 0 and float(abs(storm.mark_usd.sel(pool="coin").diff("time")).max()) > 0
 
 
+@pytest.mark.slow
 def test_attribution_starts_from_the_shock_and_ends_at_the_whole(storm):
     assert list(storm.opened.values) == ["shock", "price", "owners", "receipts", "credit"]
     opened = storm.deficit_by_channels_usd.sum("pool").values

@@ -45,6 +45,7 @@ def test_the_suite_runs_in_both_precisions():
         assert len(outcome.findings) == 21
 
 
+@pytest.mark.slow
 def test_the_suites_system_runs_in_single_precision():
     """In double precision every mechanism runs in test_plumbing."""
     plan = load_plan("gap_35_half_depth", system="systems/venues_and_lenders.toml", accounts=ACCOUNTS, precision=32)

@@ -78,6 +78,7 @@ def _by_epochs(ready, *shares):
     return state, _whole(records), active.tally
 
 
+@pytest.mark.slow
 def test_the_gap_is_the_same_and_almost_everybody_sleeps(gap):
     ready, state, expected = gap
     found, record, tally = _by_epochs(ready, 1 / 4)

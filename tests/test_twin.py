@@ -13,6 +13,10 @@ from tests.systems import GROUPS, engine_case, random_case
 SEEDS = range(16)
 
 
+#: Groups whose mechanisms are all in a group that always runs: "everything", "adaptive", "closing" or "settling".
+CONTAINED = {"trading", "portfolio", "network", "leverage", "behaviour"}
+
+
 def _rounds(seed: int) -> int:
     return 1 + seed % 5
 
@@ -30,7 +34,7 @@ def test_engine_agrees_with_the_twin(seed):
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize("group", [pytest.param(x, marks=[pytest.mark.slow] * (x in CONTAINED)) for x in GROUPS])
 def test_engine_agrees_with_the_twin_on_every_mechanism(group, seed):
     """The same with groups of mechanisms switched on, and in the last group all of them at once."""
     _assert_agree(random_case(seed, GROUPS[group]), _rounds(seed))

@@ -7,6 +7,6 @@ from tests.test_twin import _assert_agree, _rounds
 
 
 @pytest.mark.parametrize("seed", (1, 4, 7, 10))
-@pytest.mark.parametrize("group", ("settling", "everything"))
+@pytest.mark.parametrize("group", ("settling", pytest.param("everything", marks=pytest.mark.slow)))
 def test_optimised_programs_agree_too(group, seed):
     _assert_agree(random_case(seed, GROUPS[group]), _rounds(seed))
