@@ -32,11 +32,11 @@ stress: $(VENV)/.ready
 
 test: $(VENV)/.ready
 	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n $(WORKERS) --dist loadscope -m "not slow"
-	JAX_PLATFORMS=cpu STRESSLEV_TESTS=production $(BIN)/python -m pytest -n $(WORKERS) --dist load -m "not slow"
+	JAX_PLATFORMS=cpu STRESSLEV_TESTS=production $(BIN)/python -m pytest -n $(WORKERS) --dist loadscope -m "not slow"
 
 test-slow: $(VENV)/.ready
 	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n $(WORKERS) --dist loadscope -m slow
-	JAX_PLATFORMS=cpu STRESSLEV_TESTS=production $(BIN)/python -m pytest -n $(WORKERS) --dist load -m slow
+	JAX_PLATFORMS=cpu STRESSLEV_TESTS=production $(BIN)/python -m pytest -n $(WORKERS) --dist loadscope -m slow
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .

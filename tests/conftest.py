@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, settings
 
 from stresslev import cache
 
-#: Modules that hold the engine against oracles as users have it compiled. They run by themselves, where STRESSLEV_TESTS is "production"; all others
-#: run without, with most of XLA's optimisations off, which halves the time that compilation takes.
-PRODUCTION_MODULES = {"test_cascade_theory", "test_compiled_step", "test_twin_in_production"}
+#: Modules that hold the engine as users have it compiled against oracles, or against itself bit for bit. They run by themselves, where
+#: STRESSLEV_TESTS is "production"; all others run without, with most of XLA's optimisations off, which halves the time that compilation takes.
+PRODUCTION_MODULES = {"test_batch", "test_cascade_theory", "test_compiled_step", "test_policy_files", "test_twin_in_production"}
 PRODUCTION = os.environ.get("STRESSLEV_TESTS") == "production"
 
 

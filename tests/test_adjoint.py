@@ -133,6 +133,7 @@ def test_each_kind_of_parameter_by_itself(cases, gradients):
     assert {"liquidation_fee", "target_health", "permanent_share", "depth", "tier_step"} <= moving
 
 
+@pytest.mark.slow
 def test_by_epochs_the_derivatives_are_those_of_stepping_everybody(cases, gradients, monkeypatch):
     """Also where stretches have to be taken again, since a tape has room for one of them only."""
     for n, (case, (value, expected)) in enumerate(zip(cases, gradients, strict=True)):

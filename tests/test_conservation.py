@@ -66,6 +66,7 @@ def test_every_step_balances_whatever_mechanisms_are_on(group, seed, rounds):
 
 @settings(max_examples=30)
 @given(MANY, SEEDS, st.integers(1, 6))
+@pytest.mark.slow
 def test_every_deficit_is_borne_by_somebody(group, seed, rounds):
     """Auto-deleveraging + funds + socialised + bad debt = deficit, each of them >= 0, in every pool and step."""
     _, record = engine_case(*random_case(seed, GROUPS[group])).simulate(rounds)
@@ -188,6 +189,7 @@ def test_no_pool_closes_more_than_its_capacity(seed, rounds):
 
 
 @given(SEEDS, st.integers(1, 6))
+@pytest.mark.slow
 def test_accounts_above_margin_are_never_touched(seed, rounds):
     """Who is under margin is worked out here, account by account, from the first step's opening price: all others keep cash and coins."""
     system, book, path = random_case(seed, steps=1)
@@ -262,6 +264,7 @@ def test_a_ledger_that_loses_a_part_would_be_caught(monkeypatch, what):
     assert _flagged(group, steps) >= 6
 
 
+@pytest.mark.slow
 def test_a_loss_that_nobody_bears_would_be_caught(monkeypatch):
     """Deficits forgiven by half: not booked as bad debt, nor paid by anybody."""
     honest = waterfall.settle
@@ -273,6 +276,7 @@ def test_a_loss_that_nobody_bears_would_be_caught(monkeypatch):
     assert _flagged("settling", 5) >= 6
 
 
+@pytest.mark.slow
 def test_winners_who_close_less_than_they_should_would_be_caught(monkeypatch):
     """Auto-deleveraging whose winners close nine tenths of what the bankrupt assume to be rid of."""
     from stresslev.engine import adl

@@ -48,7 +48,7 @@ def _commands(page):
             yield shlex.split(line, comments=True)[1:], int(said[1]) if said else 0
 
 
-@pytest.mark.parametrize("pages", PAGES, ids=lambda p: p[0])
+@pytest.mark.parametrize("pages", [pytest.param(PAGES[0], marks=pytest.mark.slow), *PAGES[1:]], ids=lambda p: p[0])
 def test_every_command_of_a_page_does_what_it_says(pages, tmp_path, monkeypatch, capsys):
     from stresslev import report
 

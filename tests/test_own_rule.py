@@ -26,6 +26,7 @@ def brake(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_rule_of_the_page_halves_caps_in_a_drawdown(brake):
     plan = load_plan("gap_35_half_depth", policy=brake / "brake.toml", accounts=300, precision=64, overrides=["run.measures=false"])
     found = run_plan(plan).datasets["gap_35_half_depth"]

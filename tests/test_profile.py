@@ -118,6 +118,7 @@ def test_the_liquidation_map_is_read_off_the_profile():
     assert (np.abs(maps[0]).max(axis=(1, 2)) > 0).all()
 
 
+@pytest.mark.slow
 def test_a_profile_is_stepped_in_every_step_of_an_epoch():
     """Half accounts, half profile: epochs give what stepping everybody gives."""
     case, book, own = _case()
@@ -204,6 +205,7 @@ def test_derivatives_of_a_run_are_those_of_its_differences(what):
 SHIPPED = "systems/three_perp_venues.toml"
 
 
+@pytest.mark.slow
 def test_what_can_go_into_a_profile_goes_and_the_results_say_they_are_approximate():
     """Of the shipped venues one closes in full without a limit to its capacity."""
     chosen = {}

@@ -177,6 +177,7 @@ def test_a_reason_that_the_results_do_not_hold_is_not_made_up(tmp_path):
     assert told.why(found, found.worse[0]).endswith("the results do not tell why.")
 
 
+@pytest.mark.slow
 def test_infinite_measures_survive_the_file(tmp_path):
     fixed, other = ({"s": leveraged(dataset(closed=100.0), survivors=n)} for n in (0, 1))
     assert "∞" in written(tmp_path, two(fixed, other))
@@ -203,6 +204,7 @@ def test_every_figure_is_one_plotly_accepts_and_each_policy_has_its_line(example
     assert prices.caption == "Policies differ most in the fall of BTC: 40% under fixed and 35% under dynamic."
 
 
+@pytest.mark.slow
 def test_a_policy_without_caps_is_compared_without_their_measures(tmp_path):
     loose = {"s": leveraged(dataset(closed=100.0, debt=50.0), cap=np.inf)}
     found = compared(tmp_path, two(loose, {"s": leveraged(dataset(closed=100.0, debt=20.0), cap=5.0)}))

@@ -106,7 +106,7 @@ def test_derivatives_of_what_is_lost_agree_with_differences_of_the_hard_rules(ru
         assert float(found.policy.maintenance_multiplier.sum()) == pytest.approx(difference[k], rel=far)
 
 
-@pytest.mark.parametrize("group", ["closing", pytest.param("settling", marks=pytest.mark.slow), "lending"])
+@pytest.mark.parametrize("group", ["closing", *(pytest.param(x, marks=pytest.mark.slow) for x in ("settling", "lending"))])
 def test_books_balance_with_smoothed_thresholds(group):
     """Parts of accounts are really closed, so nothing is lost; and with a narrow band the run is close to that of the rules as they are."""
     case = engine_case(*random_case(1, GROUPS[group]))

@@ -117,6 +117,7 @@ def test_an_epoch_that_leaves_its_span_keeps_no_step_of_it(gap):
     jax.clear_caches()
 
 
+@pytest.mark.slow
 def test_nobody_under_margin_within_the_span_is_asleep(gap):
     """Against the health itself, at corners of the span drawn at random."""
     from stresslev.engine.health import Prices, assess, rules_for
