@@ -142,5 +142,6 @@ def print_samples(generated: dict[str, dict], policy: str = "") -> None:
 
 def _cell(interval: dict, units: str) -> str:
     value, low, high = (interval[k] for k in ("value", "low", "high"))
-    ends = ("…" if abs(x) == float("inf") else number(x, units if units != "pools" else "1") for x in (low, high))
+    # in summary.json, an end that is not known is null
+    ends = ("…" if x is None or abs(x) == float("inf") else number(x, units if units != "pools" else "1") for x in (low, high))
     return f"{number(value, units if units != 'pools' else '1')} ({' to '.join(ends)})"

@@ -19,7 +19,7 @@ from tests.conftest import ROOT
 from tests.fake_exchange import bars, install
 
 SYSTEM = ROOT / "experiments/bench/systems/isolated_one_market.toml"
-#: An hour of jumps; shapes are those of tests/test_batch.py, whose programs then serve here.
+#: An hour of jumps.
 GENERATOR = """
 kind = "generator"
 name = "hour"
@@ -198,3 +198,29 @@ def test_every_command_of_the_page_runs_in_its_order(tmp_path, monkeypatch):
     assert load_plan("path_17.toml", system="my_system.toml").scenarios[0].name == "btc-0017"
     [code] = re.findall(r"```python\n(.*?)```", text, flags=re.S)
     exec(code)
+
+
+def test_a_gate_and_a_comparison_hold_the_statistic_against_limits(outcomes, tmp_path, capsys):
+    """The worst path alone is a scenario in the results, and its limits are those of the generator: a run that breaches them must not pass."""
+
+    def code(*arguments) -> int:
+        with pytest.raises(SystemExit) as ended:
+            main([str(a) for a in arguments])
+        return ended.value.code or 0
+
+    lenient, strict = outcomes
+    for name, outcome in (("a", lenient), ("b", strict)):
+        (tmp_path / name).mkdir()
+        run.save(outcome, tmp_path / name)
+    said = lenient.described["hour"]
+    value = said["metrics"]["bad_debt_over_open_interest"]["quantile"]["0.75"]["value"]
+    assert lenient.breached == (value > 1e-4)
+    assert code("gate", tmp_path / "a", "--baseline", tmp_path / "a") == int(lenient.breached)
+    shutil.copy(tmp_path / "a" / "summary.json", tmp_path / "summary.json")
+    assert code("gate", tmp_path / "summary.json", "--baseline", tmp_path / "a") == int(lenient.breached)
+    capsys.readouterr()
+    assert code("compare", tmp_path / "a", tmp_path / "b", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {c["scenario"] for c in found["changes"]} == {"hour"} and [c["a"] for c in found["limits"]] == [lenient.breached]
+    assert code("show", tmp_path / "a") == int(lenient.breached)
+    assert "An hour of jumps: 24 paths" in capsys.readouterr().out

@@ -9,7 +9,7 @@ import numpy as np
 from stresslev import results
 from stresslev.errors import InputError, Problem
 from stresslev.identity import configuration_hash
-from stresslev.metrics import METRICS, Finding
+from stresslev.metrics import LOWER, METRICS, Finding
 from stresslev.report import inputs
 from stresslev.store.runs import find, is_run
 
@@ -23,7 +23,7 @@ class Result:
 
     place: Path
     title: str
-    metrics: dict[str, dict[str, float]]  # scenario -> name -> value
+    metrics: dict[str, dict[str, float]]  # scenario -> name -> value; of a generator the statistic that its limits are held against
     findings: tuple[Finding, ...]
     attributes: dict  # the provenance
     configuration: dict
@@ -42,6 +42,21 @@ class Result:
         return bool(self.configuration) and self.configuration["system"]["book"]["file"] is None
 
 
+def _of_paths(samples: dict[str, dict]) -> dict[str, dict[str, float]]:
+    """By generator, the statistic of each metric that limits are held against. Args: `samples` as `summary.json` says them."""
+    found = {}
+    for name, said in samples.items():
+        what, level, values = said["judged"], str(said["levels"][0]), {}
+        for metric, row in said["metrics"].items():
+            if what == "worst":
+                value = row["most" if METRICS[metric].better == LOWER else "least"]
+            else:
+                value = (row["mean"] if what == "mean" else row[what][level])["value"]
+            values[metric] = float("nan") if value is None else float(value)
+        found[name] = values
+    return found
+
+
 def of_summary(file: Path) -> Result:
     """From summary.json alone, in which infinities are not numbers. Raises InputError."""
     summary = inputs.read_summary(file)
@@ -49,7 +64,11 @@ def of_summary(file: Path) -> Result:
         values = {
             s: {n: float("nan") if v is None else float(v) for n, v in e["metrics"].items() if n in METRICS} for s, e in summary["scenarios"].items()
         }
-        bound = [{**f, "value": float("nan") if f["value"] is None else float(f["value"])} for f in summary["limits"]]
+        samples = summary.get("generated", {})
+        shown = {s for said in samples.values() for s in said["shown"]}
+        values = {s: v for s, v in values.items() if s not in shown} | _of_paths(samples)
+        every = [*summary["limits"], *(f for said in samples.values() for f in said["limits"])]
+        bound = [{**f, "value": float("nan") if f["value"] is None else float(f["value"])} for f in every]
         findings = tuple(Finding(**f) for f in bound)
         return Result(file.parent.resolve(), str(summary.get("title", "")), values, findings, dict(summary["provenance"]), {}, {}, {}, {})
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -69,17 +88,19 @@ def read(run: str | Path) -> Result:
         return of_summary(path)
     folder = find(path)
     found = inputs.read(folder)
-    first = {s.name: s.data.isel(time=0, ends=0) for s in found.scenarios}
+    shown = {s for said in found.samples.values() for s in said["shown"]}  # the worst paths, which differ from run to run
+    given = [s for s in found.scenarios if s.name not in shown]
+    first = {s.name: s.data.isel(time=0, ends=0) for s in given}
     return Result(
         place=folder.resolve(),
         title=found.title,
-        metrics={s.name: s.metrics for s in found.scenarios},
-        findings=found.checks,
+        metrics={s.name: s.metrics for s in given} | _of_paths(found.samples),
+        findings=found.judged,
         attributes=found.attributes,
         configuration=found.configuration,
         starts={name: {v: np.asarray(ds[v].values, float) for v in _BOOK if v in ds} for name, ds in first.items()},
-        paths={s.name: np.asarray(s.data.exogenous_price_usd.values, float) for s in found.scenarios},
-        data={s.name: s.data for s in found.scenarios},
+        paths={s.name: np.asarray(s.data.exogenous_price_usd.values, float) for s in given},
+        data={s.name: s.data for s in given},
     )
 
 

@@ -62,7 +62,7 @@ def _books(found: Comparison) -> list[str]:
             f"{1 / (1 - found.confidence):.0f} may be so by chance."
         ]
     if found.same_books is None:
-        return ["Whether both ran on the same book is not recorded in a summary alone. There is no telling differences from noise."]
+        return ["Whether both ran on the same book is recorded of single scenarios in result.nc alone. There is no telling differences from noise."]
     if not found.same_books:
         what = f"of other seeds ({seeds[0]} and {seeds[1]})" if seeds[0] != seeds[1] else "that are not the same"
         return [
