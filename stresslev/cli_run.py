@@ -158,7 +158,7 @@ def stored(plan, store: Path, devices: int | None, fresh: bool) -> int:
             found = read(out)
             cli_print.print_results(found.title, {s.name: s.metrics for s in found.scenarios}, found.samples, found.judged, out)
             _tell(f"{begun.run} was in the store already; --fresh computes it anew")
-            return cli.BREACHED if any(c.breached for c in found.checks) else cli.WITHIN
+            return cli.BREACHED if any(c.breached for c in found.judged) else cli.WITHIN
         with working(store, begun, fresh=fresh) as work, folder_atomically(out, RUN_FILES) as folder:
             try:
                 outcome = run_plan(plan, progress, sharding, work)

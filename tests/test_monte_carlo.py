@@ -224,3 +224,16 @@ def test_a_gate_and_a_comparison_hold_the_statistic_against_limits(outcomes, tmp
     assert {c["scenario"] for c in found["changes"]} == {"hour"} and [c["a"] for c in found["limits"]] == [lenient.breached]
     assert code("show", tmp_path / "a") == int(lenient.breached)
     assert "An hour of jumps: 24 paths" in capsys.readouterr().out
+
+
+def test_a_run_shown_from_a_store_ends_as_it_did(file, tmp_path, capsys):
+    """What is not computed again has the exit code that its generated paths gave it."""
+    limit = ["--set", "limits.bad_debt_over_open_interest.max=1e-4", "--set", "generator.paths=4"]
+    given = ["--system", str(SYSTEM), "--accounts", "2000", "--precision", "64", "--population", "profile"]
+    codes = []
+    for _ in range(2):
+        with pytest.raises(SystemExit) as ended:
+            main(["run", str(file), *given, *limit, "--store", str(tmp_path / "runs")])
+        codes.append(ended.value.code)
+    assert codes == [1, 1]
+    assert len([x for x in (tmp_path / "runs").iterdir() if not x.name.startswith(".")]) == 1

@@ -203,10 +203,9 @@ def find_under(accounts: Accounts, system: System, multiplier: Array, prices: Pr
     """(nb, B) bool who is under margin; where thresholds are smoothed, of whom some part is."""
 
     def found():
-        health = assess(smooth.whole(accounts), rules_for(accounts, system, multiplier, prices))
         if accounts.smoothing is None:
-            return health.under
-        return smooth.hit(accounts.smoothing, smooth.above(health.margin_equity, health.required)) > 0
+            return assess(accounts, rules_for(accounts, system, multiplier, prices)).under
+        return smooth.hit(accounts.smoothing, above(smooth.whole(accounts), system, multiplier, prices)) > 0
 
     return once(found, accounts.block_pool[0])
 

@@ -44,11 +44,6 @@ class Node:
     debtrank: float
 
 
-def _last(scenario: Scenario, variable: str) -> dict[str, float]:
-    values = scenario.data[variable].isel(time=-1)
-    return {str(p): float(v) for p, v in zip(values.pool.values, values.values, strict=True)}
-
-
 def _total(scenario: Scenario, variable: str) -> dict[str, float]:
     values = scenario.data[variable].astype(float).sum("time")
     return {str(p): float(v) for p, v in zip(values.pool.values, values.values, strict=True)}

@@ -112,10 +112,6 @@ class Run:
         """Names of the assets, in the order of the run."""
         return tuple(dict.fromkeys(str(a) for s in self.scenarios for a in s.data.asset.values))
 
-    def checks_of(self, scenario: str) -> list[Finding]:
-        """The checks of one scenario."""
-        return [c for c in self.checks if c.scenario == scenario]
-
 
 def _refuse(path: Path, what: str, fix: str = "run again to get both files of one run") -> InputError:
     return InputError(path, Problem("file", "", what, fix))
