@@ -35,7 +35,11 @@ def _fallen(seed):
 
 
 def _without(asked, block, slot):
-    return replace(asked, under=asked.under.at[block, slot].set(False))
+    fewer = replace(asked, under=asked.under.at[block, slot].set(False))
+    if hasattr(asked, "asked"):
+        # what is asked of each account is part of the answer
+        fewer = replace(fewer, asked=replace(asked.asked, share=asked.asked.share.at[block, slot].set(0)))
+    return fewer
 
 
 def _by_pool(population, values, pools):

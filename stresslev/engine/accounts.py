@@ -36,6 +36,16 @@ from stresslev.engine.types import CLOSE_FACTOR, FIRST_IN, PRO_RATA, RESTORE, ST
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
+class Asked:
+    """What the pools' rules ask of each account under margin, (nb, B); zero of the others. Worked out once a round, and read by all that follows."""
+
+    share: Array  # of every position, to be closed; zero for those who wait
+    part: Array | None  # of the account that this is about; None: all of it, where thresholds are not smoothed
+    discount: Array | None  # of an auction; None without auctions
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
 class Demand:
     """What a population asks its pools to close: before capacity, or after it where single accounts were chosen."""
 
@@ -47,6 +57,12 @@ class Demand:
     short_quantity: Array  # (V, A) contracts of shorts to be bought back, >= 0
     coins: Array  # (V, A) posted coins to be sold, net
     found: Ranks  # the same accounts, for going over them in batches
+    asked: Asked  # by account, whatever was granted
+
+    @property
+    def amounts(self) -> dict[str, Array]:
+        """What depends on how much is granted."""
+        return {name: getattr(self, name) for name in ("notional", "long_quantity", "short_quantity", "coins")}
 
 
 @jax.tree_util.register_dataclass
@@ -102,10 +118,7 @@ class Settlement:
 
 def _waiting(some: Accounts, rules: Rules, health: Health) -> tuple[Array, Array]:
     """Auctions: the discount of each account, and whether it is still too small for anybody to take the account over."""
-    zero = jnp.zeros_like(health.equity)
-    if rules.auctions is None or some.age is None:
-        return zero, jnp.zeros(zero.shape, bool)
-    auctions = rules.auctions
+    zero, auctions = jnp.zeros_like(health.equity), rules.auctions
     discount = jnp.where(auctions.active, auction_discount(auctions.start, auctions.growth, auctions.most, some.age), zero)
     gap = zero  # what takers lose between mark and market, USD
     for q, m, v in zip(coins_held(some, rules), rules.mark, rules.venue, strict=True):
@@ -114,14 +127,18 @@ def _waiting(some: Accounts, rules: Rules, health: Health) -> tuple[Array, Array
     return discount, auctions.active & (discount * gross < gap + auctions.required_profit * gross)
 
 
-def _close(some: Accounts, rules: Callable[[], Rules], under: Array) -> tuple[Health, Array, Array, Array]:
-    """What the pools' rules ask to close of those under margin: health, share of every position (0 for others), auction discount, and who waits."""
+def _has_auctions(accounts: Accounts, system: System) -> bool:
+    return system.auctions is not None and accounts.age is not None
+
+
+def _close(some: Accounts, rules: Callable[[], Rules], under: Array, auctions: bool) -> tuple[Asked, Array]:
+    """What the pools' rules ask of accounts in blocks, and who of those under margin waits."""
     number = some.block_pool[0]
-    return once(lambda: _closing(some, rules(), under, once(lambda: assess(some, rules()), number)), number)
+    return once(lambda: _closing(some, rules(), under, once(lambda: assess(some, rules()), number), auctions), number)
 
 
-def _closing(some: Accounts, rules: Rules, under: Array, health: Health) -> tuple[Health, Array, Array, Array]:
-    discount, waits = _waiting(some, rules, health)
+def _closing(some: Accounts, rules: Rules, under: Array, health: Health, auctions: bool) -> tuple[Asked, Array]:
+    discount, waits = _waiting(some, rules, health) if auctions else (0, jnp.zeros(under.shape, bool))
     pools, one = rules.pools, jnp.ones_like(health.equity)
     fee = pools["liquidation_fee"] + pools["taker_fee"] + pools["liquidator_fee"] + discount
     target, rule = pools["target_health"], pools["rule"]
@@ -143,7 +160,13 @@ def _closing(some: Accounts, rules: Rules, under: Array, health: Health) -> tupl
     else:
         beyond = smooth.above(health.margin_equity - least, health.required) + 1
         share = share + (1 - share) * (1 - smooth.passed(beyond, some.smoothing.band * one))
-    return health, jnp.where(under & ~waits, share, 0), discount, under & waits
+    part = None if some.smoothing is None else _hit(some, health, waits)
+    return Asked(share=jnp.where(under & ~waits, share, 0), part=part, discount=discount if auctions else None), under & waits
+
+
+def _hit(some: Accounts, health: Health, waits: Array) -> Array:
+    """Share of each account that is under margin and taken up, where thresholds are smoothed."""
+    return jnp.where(waits, 0, smooth.hit(some.smoothing, smooth.above(health.margin_equity, health.required)))
 
 
 #: Roundings by which the coins to be sold may fall short of all of them and still be all.
@@ -183,16 +206,13 @@ def _needed(accounts: Accounts) -> Accounts:
     return replace(accounts, entry=(), appetite=None, call_age=None, allowed=None)
 
 
-def _part(smoothing: smooth.Smoothing | None, health: Health, waits: Array) -> Array | int:
-    """Share of each account that is under margin and taken up: of whoever is, all of it where thresholds are not smoothed."""
-    if smoothing is None:
-        return 1
-    return jnp.where(waits, 0, smooth.hit(smoothing, smooth.above(health.margin_equity, health.required)))
+def _part(asked: Asked) -> Array | int:
+    return 1 if asked.part is None else asked.part
 
 
-def _granted(share: Array, part: Array | int, granted: Array, smoothing: smooth.Smoothing | None) -> tuple[Array, Array | int]:
+def _granted(asked: Asked, granted: Array | int) -> tuple[Array, Array | int]:
     """Share closed and part of the account it is about, when so much of the demand is granted: of a part under margin as much is served whole."""
-    return (share * granted, part) if smoothing is None else (share, part * granted)
+    return (asked.share * granted, 1) if asked.part is None else (asked.share, asked.part * granted)
 
 
 def _share_of(share: Array, grant: Array | None, some: Accounts) -> Array:
@@ -231,54 +251,70 @@ def begin_round(accounts: Accounts, system: System, multiplier: Array, prices: P
     return replace(accounts, smoothing=after.smoothing)
 
 
-def demand(accounts: Accounts, system: System, multiplier: Array, prices: Prices, grant: Array | None = None, under: Array | None = None) -> Demand:
-    """What the population asks to have closed at these prices.
-
-    Args: `multiplier` (V, A) of the requirement; `grant` (nb, B) share of its demand that each account is allowed, all of it when None;
-    `under` (nb, B) who is under margin, when that has been found already.
-    """
-    pools, assets = multiplier.shape
-    if under is None:
-        under = find_under(accounts, system, multiplier, prices)
+def demand(accounts: Accounts, system: System, multiplier: Array, prices: Prices) -> Demand:
+    """What the population asks to have closed at these prices. Args: `multiplier` (V, A) of the requirement."""
+    pools = multiplier.shape[0]
+    under = find_under(accounts, system, multiplier, prices)
     found = ranks(under, accounts.block_pool, pools)
-
-    dtype = prices.mark.dtype
-    zero, none = jnp.zeros((pools,), dtype), jnp.zeros((pools,), jnp.int32)
-    many = tuple(zero for _ in accounts.quantity)
-    nothing = (zero, many, many, tuple(zero for _ in accounts.collateral), none)
+    zero, auctions = jnp.zeros_like(accounts.equity_at_reference), _has_auctions(accounts, system)
+    start = Asked(share=zero, part=None if accounts.smoothing is None else zero, discount=zero if auctions else None)
 
     def local(batch, context):
-        (some, under, grant), (system, multiplier, prices) = batch, context
-        some = smooth.whole(some)
-        read = rules_of(some, system, multiplier, prices)
-        health, share, _, waits = _close(some, read, under)
-        rules = read()
-        part = _part(some.smoothing, health, waits)
-        if grant is not None:
-            share, part = _granted(share, part, grant, some.smoothing)
-        left, _ = _coins_kept(some, rules, share)
-        sold = tuple(k - z for k, z in zip(some.collateral, left, strict=True))
-        return None, (
-            part * (share * sum(health.notionals[1:], health.notionals[0])),
-            tuple(part * (share * jnp.maximum(q, 0)) for q in some.quantity),
-            tuple(part * (share * jnp.maximum(-q, 0)) for q in some.quantity),
-            tuple(part * x for x in sold),
-            waits,
-        )
+        some, under, _ = batch
+        whole = smooth.whole(some)
+        read = rules_of(whole, *context)
+        asked, waits = _close(whole, read, under, auctions)
+        return (some, under, asked), (_to_close(whole, read(), asked, 1), waits)
 
-    these = (_needed(accounts), under, grant)
-    _, sums = over_batches(found, these, local, (system, multiplier, prices), nothing, reverse=accounts.reverse)
-    (notional, longs, shorts, coins, waiting), triggered = over_devices((sums, found.by_pool), accounts.axis)
-    return Demand(
-        under=under,
-        triggered=triggered,
-        waiting=waiting,
-        notional=notional,
-        long_quantity=spread(longs, accounts.contract_assets, assets),
-        short_quantity=spread(shorts, accounts.contract_assets, assets),
-        coins=_spread_coins(accounts, coins, zero, assets),
-        found=found,
+    these, like = (_needed(accounts), under, start), (_no_sums(accounts, pools), jnp.zeros((pools,), jnp.int32))
+    (*_, asked), sums = over_batches(found, these, local, (system, multiplier, prices), like, writes=True, reverse=accounts.reverse)
+    (to_close, waiting), triggered = over_devices((sums, found.by_pool), accounts.axis)
+    return Demand(under=under, triggered=triggered, waiting=waiting, found=found, asked=asked, **_by_asset(accounts, to_close, multiplier))
+
+
+def amounts(accounts: Accounts, system: System, multiplier: Array, prices: Prices, before: Demand, granted: Array) -> dict[str, Array]:
+    """Fields of `Demand` that change when each account is allowed its own share of what it asks for, `granted` (nb, B)."""
+
+    def local(batch, context):
+        some, asked, granted = batch
+        some = smooth.whole(some)
+        return None, _to_close(some, rules_for(some, *context), asked, granted)
+
+    these, like = (_needed(accounts), before.asked, granted), _no_sums(accounts, multiplier.shape[0])
+    _, sums = over_batches(before.found, these, local, (system, multiplier, prices), like, reverse=accounts.reverse)
+    return _by_asset(accounts, over_devices(sums, accounts.axis), multiplier)
+
+
+def _no_sums(accounts: Accounts, pools: int):
+    """The form of the sums of `_to_close`."""
+    zero = jnp.zeros((pools,), accounts.equity_at_reference.dtype)
+    many = tuple(zero for _ in accounts.quantity)
+    return zero, many, many, tuple(zero for _ in accounts.collateral)
+
+
+def _to_close(some: Accounts, rules: Rules, asked: Asked, granted: Array | int):
+    """By account: USD of notional, longs and shorts to be closed and coins to be sold when so much of what is asked is granted."""
+    share, part = _granted(asked, granted)
+    left, _ = _coins_kept(some, rules, share)
+    notionals = margin.notional(some.quantity, rules.unit)
+    return (
+        part * (share * sum(notionals[1:], notionals[0])),
+        tuple(part * (share * jnp.maximum(q, 0)) for q in some.quantity),
+        tuple(part * (share * jnp.maximum(-q, 0)) for q in some.quantity),
+        tuple(part * (k - z) for k, z in zip(some.collateral, left, strict=True)),
     )
+
+
+def _by_asset(accounts: Accounts, sums, multiplier: Array) -> dict[str, Array]:
+    """The sums of `_to_close` as fields of `Demand`."""
+    notional, longs, shorts, coins = sums
+    assets = multiplier.shape[1]
+    return {
+        "notional": notional,
+        "long_quantity": spread(longs, accounts.contract_assets, assets),
+        "short_quantity": spread(shorts, accounts.contract_assets, assets),
+        "coins": _spread_coins(accounts, coins, jnp.zeros_like(notional), assets),
+    }
 
 
 def _spread_coins(accounts: Accounts, values, zero: Array, assets: int) -> Array:
@@ -291,9 +327,9 @@ def ration(accounts: Accounts, system: System, multiplier: Array, prices: Prices
 
     Worst health first, or whoever has been under margin longest first; ties in order of slot. Pools that ration pro rata give everybody `share` (V,).
     """
-    read = rules_of(accounts, system, multiplier, prices)
-    health, wanted, _, waits = _close(smooth.whole(accounts), read, asked.under)
-    amount = _part(accounts.smoothing, health, waits) * (wanted * sum(health.notionals[1:], health.notionals[0]))
+    some = smooth.whole(accounts)
+    health = assess(some, rules_for(some, system, multiplier, prices))
+    amount = _part(asked.asked) * (asked.asked.share * sum(health.notionals[1:], health.notionals[0]))
     key = -health.margin_equity / jnp.where(health.required > 0, health.required, jnp.ones_like(health.required))
     order = system.queue[accounts.block_pool]
     if accounts.age is not None:
@@ -311,8 +347,9 @@ def _left_at(some: Accounts, displaced: tuple[Array, ...], gain: tuple[Array, ..
     return dot(some.collateral, displaced, left) if some.collateral else left
 
 
-def _bankruptcy_gain(some: Accounts, rules: Rules, health: Health) -> tuple[Array, ...]:
+def _bankruptcy_gain(some: Accounts, rules: Rules) -> tuple[Array, ...]:
     """Per asset, (blocks, B) USD: bankruptcy price less reference price and funding, positions bearing equity in proportion to their margin."""
+    health = assess(some, rules)
     by_asset = health.notionals if health.by_asset is None else health.by_asset
     at_venue = _left_at(some, rules.coin_venue_displaced, rules.venue_gain)
     shares = requirement.requirement_shares(by_asset, health.notionals)
@@ -332,17 +369,16 @@ def bankrupt(
     many = tuple(zero for _ in accounts.quantity)
 
     def local(batch, context):
-        (some, under, grant), (system, multiplier, prices, share, displaced) = batch, context
+        (some, asked, grant), (system, multiplier, prices, share, displaced) = batch, context
         some = smooth.whole(some)
         read = rules_of(some, system, multiplier, prices)
-        health, wanted, _, waits = _close(some, read, under)
         rules = read()
-        closed = _part(some.smoothing, health, waits) * (wanted * _share_of(share, grant, some))
+        closed = _part(asked) * (asked.share * _share_of(share, grant, some))
         gain, moved = by_block((contract_gain(system, displaced, prices.funding), displaced), some.block_pool)()
         fill_gain = of_block(gain, some.contract_assets)
         left = _left_at(some, of_block(moved, some.coin_assets), fill_gain)
         closed = jnp.where(left < 0, closed, 0)
-        at_bankruptcy = once(lambda: _bankruptcy_gain(some, read(), health), some.block_pool[0])
+        at_bankruptcy = once(lambda: _bankruptcy_gain(some, read()), some.block_pool[0])
         # winners do not take over contracts of fixed face
         linear = some.quantity
         if rules.inverse is not None:
@@ -357,7 +393,7 @@ def bankrupt(
         new = (longs, shorts, times(longs, at_bankruptcy), times(shorts, at_bankruptcy, -1), times(longs, saved), times(shorts, saved, -1))
         return None, (closed * jnp.maximum(-left, 0), new)
 
-    these, context = (_needed(accounts), asked.under, grant), (system, multiplier, prices, share, displaced)
+    these, context = (_needed(accounts), asked.asked, grant), (system, multiplier, prices, share, displaced)
     _, sums = over_batches(asked.found, these, local, context, (zero, (many,) * 6), reverse=accounts.reverse)
     deficit, groups = over_devices(sums, accounts.axis)
     long_quantity, short_quantity, long_value, short_value, long_saved, short_saved = (spread(g, accounts.contract_assets, assets) for g in groups)
@@ -381,15 +417,15 @@ def settle(accounts: Accounts, system: System, multiplier: Array, prices: Prices
     nothing = (zero, zero, zero, zero, nobody, zero, many, none)
 
     def local(batch, context):
-        (gathered, under, grant), (system, multiplier, prices, fills) = batch, context
+        (gathered, asked, grant), (system, multiplier, prices, fills) = batch, context
         fill_gain = contract_gain(system, fills.displaced, prices.funding)
         after_gain = contract_gain(system, fills.displaced_after, prices.funding)
         fill_unit = unit_value(system, fills.displaced + prices.venue - prices.venue_displaced)
         some = smooth.whole(gathered)
         read = rules_of(some, system, multiplier, prices)
-        health, wanted, discount, waits = _close(some, read, under)
         rules = read()
-        share, part_hit = _granted(wanted, _part(some.smoothing, health, waits), _share_of(fills.share, grant, some), some.smoothing)
+        discount = 0 if asked.discount is None else asked.discount
+        share, part_hit = _granted(asked, _share_of(fills.share, grant, some))
         kept = tuple((1 - share) * q for q in some.quantity)
         coins, all_sold = _coins_kept(some, rules, share)
         sold = tuple(k - z for k, z in zip(some.collateral, coins, strict=True))
@@ -399,7 +435,7 @@ def settle(accounts: Accounts, system: System, multiplier: Array, prices: Prices
         traded = share * sum(jnp.abs(q) * u for q, u in zip(some.quantity, unit, strict=True))
         if fills.assumed is not None:
             market = gain
-            gain = once(lambda: _assumed_gain(some, read(), health, market, fills.assumed, prices.funding, system), some.block_pool[0])
+            gain = once(lambda: _assumed_gain(some, read(), market, fills.assumed, prices.funding, system), some.block_pool[0])
         old = some.equity_at_reference
         left = _left_at(some, displaced, gain)  # if all of it were closed at the fill
         deficit = share * jnp.maximum(-left, 0)
@@ -413,7 +449,7 @@ def settle(accounts: Accounts, system: System, multiplier: Array, prices: Prices
         taker = rules.pools["taker_fee"] * traded
         liquidator = (rules.pools["liquidator_fee"] + discount) * traded
         all_of_it = share * jnp.maximum(left, 0) - taker - liquidator
-        to_fund = jnp.where(rules.pools["takeover"] & (wanted >= 1), jnp.maximum(all_of_it, 0), rules.pools["liquidation_fee"] * traded)
+        to_fund = jnp.where(rules.pools["takeover"] & (asked.share >= 1), jnp.maximum(all_of_it, 0), rules.pools["liquidation_fee"] * traded)
         due = taker + to_fund + jnp.maximum(liquidator, 0)
         # who owes nothing pays nothing: an account with exactly nothing left must not pay by its derivative either
         paid = jnp.where(due == 0, 0, jnp.minimum(due, jnp.maximum(equity_after, 0)))
@@ -438,9 +474,9 @@ def settle(accounts: Accounts, system: System, multiplier: Array, prices: Prices
                 return smooth.above(health.margin_equity, health.required)
 
             after = smooth.parted(gathered, some, after, part_hit, above)
-        return (replace(after, liquidated=hit), under, grant), done
+        return (replace(after, liquidated=hit), asked, grant), done
 
-    these, context = (_needed(accounts), asked.under, fills.grant), (system, multiplier, prices, replace(fills, grant=None))
+    these, context = (_needed(accounts), asked.asked, fills.grant), (system, multiplier, prices, replace(fills, grant=None))
     (after, *_), sums = over_batches(asked.found, these, local, context, nothing, writes=True, reverse=accounts.reverse)
     settled = replace(accounts.with_holdings(after.holdings), liquidated=after.liquidated, smoothing=after.smoothing)
     fund_fee, taker_fee, liquidator_fee, lost, newly, cash_change, quantity_change, coins_change = over_devices(sums, accounts.axis)
@@ -456,12 +492,12 @@ def settle(accounts: Accounts, system: System, multiplier: Array, prices: Prices
     )
 
 
-def _assumed_gain(some, rules, health, gain, assumed: Assumed, funding: Array, system: System) -> tuple[Array, ...]:
+def _assumed_gain(some, rules, gain, assumed: Assumed, funding: Array, system: System) -> tuple[Array, ...]:
     """The fill of each position, the part that winners assume at its bankruptcy price and the rest in the market, less reference and funding."""
     tried = contract_gain(system, assumed.displaced, funding)
     tried, moved, long_share, short_share = by_block((tried, assumed.displaced, assumed.long_share, assumed.short_share), some.block_pool)()
     left = _left_at(some, of_block(moved, some.coin_assets), of_block(tried, some.contract_assets))
-    at_bankruptcy = _bankruptcy_gain(some, rules, health)
+    at_bankruptcy = _bankruptcy_gain(some, rules)
     longs, shorts = of_block(long_share, some.contract_assets), of_block(short_share, some.contract_assets)
     mixed = []
     for a, (q, g, b, by_long, by_short) in enumerate(zip(some.quantity, gain, at_bankruptcy, longs, shorts, strict=True)):

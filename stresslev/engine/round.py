@@ -123,13 +123,14 @@ def _ask(state: State, system: System, conditions: Conditions, seen: Prices, cap
             if isinstance(p, Accounts):
 
                 def choose(p=p, d=found[i]):
-                    grant = perps.ration(p, system, conditions.multiplier, seen, d, share, capacity)
-                    return grant, perps.demand(p, system, conditions.multiplier, seen, grant, d.under)
+                    granted = perps.ration(p, system, conditions.multiplier, seen, d, share, capacity)
+                    return granted, perps.amounts(p, system, conditions.multiplier, seen, d, granted)
 
                 def everybody(p=p, d=found[i]):
-                    return jnp.ones_like(p.equity_at_reference), d
+                    return jnp.ones_like(p.equity_at_reference), d.amounts
 
-                grants[i], found[i] = lax.cond(jnp.any(share < 1), choose, everybody)
+                grants[i], amounts = lax.cond(jnp.any(share < 1), choose, everybody)
+                found[i] = replace(found[i], **amounts)
     return _Asked(tuple(found), tuple(grants), share, jnp.any(share < 1), jnp.maximum(capacity - notional, 0))
 
 
