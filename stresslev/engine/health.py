@@ -219,3 +219,11 @@ def assess(some: Accounts, rules: Rules) -> Health:
             for a, (m, n) in enumerate(zip(rules.multiplier, notionals, strict=True))
         )
     return Health(equity, margin_equity, notionals, by_asset, sum(by_asset[1:], by_asset[0]))
+
+
+def scale(some: Accounts, rules: Rules) -> Array:
+    """(blocks, B) USD of everything an account holds: what roundings are measured by."""
+    total = jnp.abs(some.equity_at_reference)
+    for q, u in zip((*some.quantity, *some.collateral), (*rules.unit, *rules.coin_mark), strict=True):
+        total = total + jnp.abs(q) * u
+    return total

@@ -8,10 +8,14 @@ from jax import Array
 
 from stresslev.engine import lenders
 from stresslev.engine.blocks import column, over_devices, pool_sum
-from stresslev.engine.health import Prices, assess, rules_for
+from stresslev.engine.health import Prices, assess, rules_for, scale
 from stresslev.engine.lenders import Terms
 from stresslev.engine.loans import Loans
 from stresslev.engine.types import Accounts, Owners, System
+
+#: Roundings, of all that an account holds, by which it is to end on the safe side of the health it is brought to or left at: where that is the
+#: threshold itself (no position, a debt against coins), rounding must not say whether it is under margin.
+_SLACK = 64
 
 
 def _flat(x: Array, slot: Array) -> Array:
@@ -32,11 +36,15 @@ def _room(some: Accounts | Loans, system: System, multiplier: Array, prices: Pri
         weighted, owed = lenders.balance(some, terms, prices.mark)
         under = ~(weighted >= owed)
         need, spare = _loan_room(weighted, owed, some.cash, owners)
+        held = weighted + owed
     else:
-        health = assess(some, rules_for(some, system, multiplier, prices))
+        rules = rules_for(some, system, multiplier, prices)
+        health = assess(some, rules)
         under = health.under
         need, spare = owners.top_up * health.required - health.margin_equity, health.margin_equity - owners.keep * health.required
-    need, spare = jnp.where(under, jnp.maximum(need, 0), 0), jnp.where(under, 0, jnp.maximum(spare, 0))
+        held = scale(some, rules)
+    slack = _SLACK * jnp.finfo(held.dtype).eps * held
+    need, spare = jnp.where(under, jnp.maximum(need, 0) + slack, 0), jnp.where(under, 0, jnp.maximum(spare - slack, 0))
     return need[:, 0], spare[:, 0]
 
 

@@ -8,7 +8,7 @@ from jax import Array
 
 from stresslev.engine import smooth
 from stresslev.engine.blocks import column, once
-from stresslev.engine.health import Prices, assess, columns, contract_gain, of_coins, of_contracts, rules_for
+from stresslev.engine.health import Prices, assess, columns, contract_gain, of_coins, of_contracts, rules_for, scale
 from stresslev.engine.lenders import Terms
 from stresslev.engine.leverage.caps import call_level
 from stresslev.engine.leverage.gauge import FURTHER
@@ -61,14 +61,6 @@ def wake(state: State, happened: Array) -> State:
     return state if state.span is None else replace(state, span=replace(state.span, held=state.span.held & ~happened))
 
 
-def _scale(accounts: Accounts, unit: tuple[Array, ...], coin: tuple[Array, ...]) -> Array:
-    """(nb, B) USD of everything an account holds: what roundings are measured by."""
-    total = jnp.abs(accounts.equity_at_reference)
-    for q, u in zip((*accounts.quantity, *accounts.collateral), (*unit, *coin), strict=True):
-        total = total + jnp.abs(q) * u
-    return total
-
-
 def asleep(accounts: Accounts, system: System, policy: Policy, span: Span) -> Array:
     """(nb, B) bool: perp accounts that nothing within the span touches. None under portfolio margin.
 
@@ -99,7 +91,7 @@ def asleep(accounts: Accounts, system: System, policy: Policy, span: Span) -> Ar
     # thresholds that are smoothed are those of accounts that nothing has happened to
     begun = smooth.whole(accounts)
     equity, health = least_equity(begun), assess(_at_most(begun, rules, low), rules)
-    guard = _GUARD * jnp.finfo(equity.dtype).eps * _scale(begun, rules.unit, rules.coin_mark)
+    guard = _GUARD * jnp.finfo(equity.dtype).eps * scale(begun, rules)
     required = health.required if accounts.smoothing is None else (1 + accounts.smoothing.band) * health.required
     safe = equity >= required + guard
     if accounts.age is not None:
