@@ -4,7 +4,7 @@ The final price of the first asset, differentiated in reverse mode with respect 
 on the falling path of `workload.wide`, one process a case, over numbers of steps and accounts:
 
     forward_all, forward_active     the run alone, everybody stepped or by epochs
-    gradient_all, gradient_active   `stresslev.gradient.value_and_grad`, with checkpoints
+    gradient_all, gradient_active   `stresslev.gradient.value_and_grad`, with checkpoints and, unless `--band` is 0, smoothed thresholds
     gradient_plain                  everybody stepped, one scan without checkpoints, as far as that fits
 
 Peak memory is that of the process, so that of `forward_*` holds the program and the accounts alone; the derivatives with respect to every account are
@@ -89,7 +89,14 @@ def work(case: dict, repeats: int) -> dict:
         if how == "gradient_plain":
             return plain(adjoint.split((system, policy, (population,), path))[0])
         value, found = value_and_grad(
-            final_price, system, policy, (population,), path, max_rounds=ROUNDS, stepping="active" if how == "gradient_active" else "all"
+            final_price,
+            system,
+            policy,
+            (population,),
+            path,
+            max_rounds=ROUNDS,
+            band=case["band"] or None,
+            stepping="active" if how == "gradient_active" else "all",
         )
         apart = found.apart
         return value, found.system.impact.depth, found.populations[0].equity_at_reference
@@ -147,6 +154,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--limit", type=float, default=1800, help="seconds after which a case is given up")
     parser.add_argument("--accounts", type=float, help="only cases with as many")
+    parser.add_argument("--steps", type=int, help="only cases with as many")
+    parser.add_argument("--band", type=float, default=0.05, help="half width of smoothed thresholds, in health; 0: paths as they are")
     parser.add_argument("--how", nargs="+", choices=HOW, default=HOW)
     parser.add_argument("--shared", action="store_true", help="do not wait for a quiet machine")
     parser.add_argument("--out", type=Path, default=HERE / "results" / "adjoint_cpu.json")
@@ -159,8 +168,11 @@ def main() -> None:
     facts |= {"options": {k: str(v) for k, v in vars(options).items()}, "shared": options.shared}
     rows: list[dict] = []
     for case in cases(options.quick):
-        if case["how"] not in options.how or (options.accounts and case["accounts"] != int(options.accounts)):
+        if case["how"] not in options.how or case["steps"] != (options.steps or case["steps"]):
             continue
+        if case["accounts"] != int(options.accounts or case["accounts"]):
+            continue
+        case["band"] = options.band
         if not options.shared:
             wait_for_quiet()
         rows.append({**case, **in_process(case, options.repeats, options.limit)})
