@@ -24,7 +24,8 @@ from stresslev.engine.types import Policy, System
 from stresslev.errors import InputError, Problem
 
 _FORMS = {"new_risk": transitions.NEW_RISK, "call": transitions.CALL, "pace": transitions.PACE}
-_READS = {"utilisation": "pool_utilisation", "concentration": "concentration", "funding": "funding", "gauge": "systemic_gauge"}
+#: Kind of a rule that reacts to a level -> the level it reads, in `reactions.READS`.
+READS_OF = {"utilisation": "pool_utilisation", "concentration": "concentration", "funding": "funding", "gauge": "systemic_gauge"}
 #: Base cap of a contract without tiers.
 _UNTIERED = 20.0
 #: Utilisation of a lender at which its own reaction begins.
@@ -157,7 +158,7 @@ def _reaction(rule: ResponseRule, system: SystemSpec, grid: Grid) -> Reaction:
         slope=np.float64(rule.slope),
         floor=np.float64(rule.floor),
         ceiling=np.float64(rule.ceiling),
-        reads=_READS[rule.kind],
+        reads=READS_OF[rule.kind],
     )
 
 
