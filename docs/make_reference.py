@@ -186,7 +186,7 @@ def python_page() -> str:
 # ---- the command line
 
 
-def _parameters(callback):
+def parameters(callback):
     """Name, type, typer's information and default of each parameter of a command."""
     hints = typing.get_type_hints(callback, include_extras=True)
     for name, parameter in inspect.signature(callback).parameters.items():
@@ -209,7 +209,7 @@ def _default(value) -> str:
 
 def _command(words: str, callback) -> str:
     arguments, options = [], []
-    for name, annotation, info, default in _parameters(callback):
+    for name, annotation, info, default in parameters(callback):
         if isinstance(info, typer.models.ArgumentInfo):
             many = typing.get_origin(annotation) is list
             arguments.append(((info.metavar or name.upper()) + ("..." if many else ""), _default(default), info.help or ""))
@@ -229,11 +229,11 @@ def _command(words: str, callback) -> str:
     return "".join(parts)
 
 
-def _commands(words: str, group: typer.Typer) -> list[tuple[str, object]]:
+def commands(words: str, group: typer.Typer) -> list[tuple[str, object]]:
     """Every command and the function behind it, by name."""
     found = [(f"{words} {c.name or c.callback.__name__}", c.callback) for c in group.registered_commands]
     for inner in group.registered_groups:
-        found += _commands(f"{words} {inner.name}", inner.typer_instance)
+        found += commands(f"{words} {inner.name}", inner.typer_instance)
     return sorted(found)
 
 
@@ -250,7 +250,7 @@ EXIT_CODES = """
 
 def commands_page() -> str:
     """Every command with its arguments and options."""
-    found = _commands("stresslev", app)
+    found = commands("stresslev", app)
     listed = "\n".join(f"- [`{words}`](#{words.replace(' ', '-')}): {_cell(c.__doc__.splitlines()[0])}" for words, c in found)
     head = "# Commands\n\n" + MADE.format(of="command line") + "\n`stresslev --version` shows the version, `--help` behind any command its options.\n"
     return head + EXIT_CODES + "\n" + listed + "\n" + "".join(_command(*one) for one in found)
