@@ -66,9 +66,9 @@ def prose(doc: str | None) -> str:
         if not head:
             out.append("\n".join(lines).strip())
         elif lines[0]:  # all on one line, and what goes on with it
-            out.append(f"**{head}.** {' '.join(s for s in map(str.strip, lines) if s)}")
+            out.append(f"**{head}:** {' '.join(s for s in map(str.strip, lines) if s)}")
         else:
-            out.append(f"**{head}.**\n\n" + "\n".join(f"- {entry}" for entry in _entries(lines[1:])))
+            out.append(f"**{head}:**\n\n" + "\n".join(f"- {entry}" for entry in _entries(lines[1:])))
     return "\n\n".join(filter(None, out))
 
 
@@ -195,6 +195,11 @@ def parameters(callback):
             yield name, annotation, info, parameter.default
 
 
+def names(info) -> list[str]:
+    """Names of an option. The first stands where typer has the default of parameters that are not annotated."""
+    return [n for n in (info.default, *(info.param_decls or ())) if isinstance(n, str)]
+
+
 def _value(annotation) -> str:
     """What stands for the value of an option."""
     inner = [a for a in (annotation, *typing.get_args(annotation)) if isinstance(a, type)]
@@ -214,9 +219,7 @@ def _command(words: str, callback) -> str:
             many = typing.get_origin(annotation) is list
             arguments.append(((info.metavar or name.upper()) + ("..." if many else ""), _default(default), info.help or ""))
         else:
-            # the first name stands where typer has the default of parameters that are not annotated
-            names = [n for n in (info.default, *(info.param_decls or ())) if isinstance(n, str)]
-            shown = f"{' '.join(names)} {info.metavar or _value(annotation)}".strip()
+            shown = f"{' '.join(names(info))} {info.metavar or _value(annotation)}".strip()
             options.append((f"`{shown}`", _default(default), info.help or ""))
     usage = [words, *(shown if default == "required" else f"[{shown}]" for shown, default, _ in arguments)]
     usage += [shown.strip("`") for shown, default, _ in options if default == "required"]

@@ -44,7 +44,7 @@ def steps(page: str):
         elif language == "text":
             yield Step("show", text=inside)
         elif language in ("console", "yaml"):
-            pattern = r"^(stresslev .*)$" if language == "console" else r"^ *- run: (stresslev .*)$"
+            pattern = r"^(?:[A-Z_]+=\S+ )?(stresslev .*)$" if language == "console" else r"^ *- run: (stresslev .*)$"
             for line in re.findall(pattern, inside, flags=re.M):
                 said = re.search(r"# .*exit code (\d+)", line)
                 yield Step("run", tuple(shlex.split(line, comments=True)[1:]), int(said[1]) if said else 0)

@@ -299,7 +299,7 @@ def load_plan(path: str | Path, *, system: str | Path | None = None, policy: str
       path: suite, scenario or generator file, or the name of a shipped one.
       system: system file to use instead of the suite's.
       policy: policy file to use instead of the suite's [policy].
-      overrides: `dotted.key=value` strings; roots system, policy, run, limits, scenario (every scenario), scenarios.<name>,
+      overrides: `dotted.key=value` strings; roots system, policy, run, limits, scenario (every scenario), scenarios.NAME,
         generator (every generator).
       run: keys of [run] to override (seed, precision, max_rounds, stepping, population, attribution) and `accounts`; None leaves the file's.
 
