@@ -41,7 +41,7 @@ def shorten(value, width: int = 60) -> str:
 def nearest_file(name: str, files: Iterable[str]) -> str:
     """' did you mean X?' when one of the TOML files has a name near to this one, which may lack its ending; else what there is, and where to look."""
     stems = {f.removesuffix(".toml"): f for f in sorted(files)}
-    near = difflib.get_close_matches(name.removesuffix(".toml"), stems, n=1, cutoff=0.6)
+    near = difflib.get_close_matches(name.removesuffix(".toml"), stems, n=1, cutoff=0.5)
     return f"did you mean {stems[near[0]]!r}?" if near else "check the path; `stresslev list` shows what is shipped"
 
 

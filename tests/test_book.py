@@ -166,7 +166,7 @@ def test_the_check_names_row_and_column(tmp_path, old, new, parts):
 def test_a_book_that_is_not_there_or_not_separated_by_commas_is_told_from_one_without_columns(tmp_path):
     with pytest.raises(InputError, match=r"book\.csv: file: does not exist"):
         files.read(tmp_path / "book.csv", _system(), PRICES)
-    with pytest.raises(InputError, match="'account;pool.*is not separated by commas"):
+    with pytest.raises(InputError, match=r"'account;pool.*is not separated by commas"):
         files.read(_write(tmp_path, GOOD.replace(",", ";")), _system(), PRICES)
 
 
