@@ -20,7 +20,12 @@ class Problem:
 
 
 class InputError(Exception):
-    """Input that cannot be used. Shown as is; exit code 2."""
+    """Input that cannot be used. Shown as is; exit code 2.
+
+    Attributes:
+      file: in which it is wrong, or the option.
+      problems: everything that is wrong with it, each with `where` (a key, or a row and a column), `value`, `what` and `fix`.
+    """
 
     def __init__(self, file, problems: Problem | Iterable[Problem]):
         self.file = str(file)

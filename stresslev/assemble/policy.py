@@ -116,9 +116,8 @@ def _own(rule: OwnRule, system: SystemSpec, grid: Grid):
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
-        raise InputError(
-            "policy", Problem("rules.rule", rule.rule, f"cannot be loaded: {error}", "name an importable module and a class in it")
-        ) from error
+        fix = f"put the folder of {module.split('.')[0]}.py on PYTHONPATH, and name a class in it"
+        raise InputError("policy", Problem("rules.rule", rule.rule, f"cannot be loaded: {error}", fix)) from error
     if not all(hasattr(found, method) for method in ("start", "react")):
         raise InputError("policy", Problem("rules.rule", rule.rule, "is no rule", "give the class the methods start and react"))
     try:
