@@ -2,6 +2,7 @@
 
 import importlib.util
 import inspect
+import json
 import re
 import shlex
 import sys
@@ -135,6 +136,12 @@ def test_every_command_of_a_page_does_what_it_says(row, tmp_path, monkeypatch, c
             else:
                 pages.saved(step, tmp_path)
     said = " ".join(capsys.readouterr().out.split())
+    if row == TUTORIAL:
+        measured = json.loads((tmp_path / "results" / "policies" / "comparison.json").read_text())["policies"]
+        table = re.findall(r"(?m)^\| `(\w+)` \|((?: [\d.]+ \|){4})$", (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8"))
+        assert len(table) == 4
+        for name, cells in table:
+            assert [float(c) for c in cells.split("|")[:4]] == pytest.approx([p["measures"][name]["worst"] for p in measured], rel=1e-3), name
     if row == STORES:
         assert "means over 2 books (seeds 7, 2025)" in said
         assert (tmp_path / "gate.xml").is_file() and "against" in (tmp_path / "compare.md").read_text()
