@@ -1,8 +1,7 @@
-"""Write docs/files.md from the specifications: `python docs/make_files.py`. A test holds the page against them."""
+"""The page docs/files.md from the specifications; `python docs/make_reference.py` writes it with the others that are made."""
 
 import types
 import typing
-from pathlib import Path
 
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
@@ -10,7 +9,6 @@ from pydantic_core import PydanticUndefined
 from stresslev.book import files
 from stresslev.config import assets, behaviour, experiment, gate, generator, policy, pools, spec
 from stresslev.config.tiers import TierTable
-from stresslev.metrics import METRICS
 
 TABLES = (
     ("System", '`kind = "system"`: assets, tier tables, pools, what ties them together, and the book.', spec.SystemSpec),
@@ -99,7 +97,7 @@ TABLES = (
 HEAD = """# Files
 
 Everything a run reads is TOML, plus CSV or Parquet for books and prices. Unknown keys are refused. This page is made from the specifications by
-`python docs/make_files.py`. [Writing files](editors.md) has templates, checks and schemas for editors.
+`python docs/make_reference.py`. [Writing files](editors.md) has templates, checks and schemas for editors.
 
 Paths in a file are relative to that file; a name that is not found there is looked up among the shipped scenarios. `--set` overrides any key:
 `system.*`, `policy.*`, `run.*`, `limits.*`, `scenario.*` (every scenario of the run), `scenarios.NAME.*` and
@@ -121,9 +119,9 @@ scenarios then move those marks by the historical returns.
 seconds or milliseconds, ISO 8601 text or timestamps) and `price_column`; with `symbol`, only the rows whose `symbol_column` says so. The scenario's
 `start` is the time of minute 0; without it the first row is. Between rows the path is linear in log price, however long the gap.
 
-## Metrics
+## Limits and metrics
 
-{metrics}
+`[limits.METRIC]` takes any of [these](reference/metrics.md).
 """
 
 
@@ -156,10 +154,10 @@ def _default(field) -> str:
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
 
-def _table(model: type[BaseModel]) -> str:
-    rows = [
-        f"| `{name}` | {_type(f.annotation)} | {_default(f)} | {(f.description or '').replace('|', '/')} |" for name, f in model.model_fields.items()
-    ]
+def table(model: type[BaseModel], names: list[str] | None = None) -> str:
+    """The keys of a table with type, default and meaning: all, or those named."""
+    fields = {n: model.model_fields[n] for n in (model.model_fields if names is None else names)}
+    rows = [f"| `{name}` | {_type(f.annotation)} | {_default(f)} | {(f.description or '').replace('|', '/')} |" for name, f in fields.items()]
     return "\n".join(["| key | type | default | meaning |", "|---|---|---|---|", *rows])
 
 
@@ -167,12 +165,7 @@ def page() -> str:
     """The whole page as Markdown."""
     parts = [HEAD]
     for title, text, model in TABLES:
-        parts.append(f"\n## {title}\n\n{text}\n\n{_table(model)}\n")
+        parts.append(f"\n## {title}\n\n{text}\n\n{table(model)}\n")
     columns = files.__doc__.split("Columns:\n")[1].strip("\n")
     book = "One row per position, CSV or Parquet:\n\n```\n" + columns + "\n```"
-    metrics = "\n".join(["| name | unit | meaning |", "|---|---|---|", *(f"| `{m.name}` | {m.units} | {m.description} |" for m in METRICS.values())])
-    return "".join(parts) + BOOK.format(book=book, metrics=metrics)
-
-
-if __name__ == "__main__":
-    Path(__file__).with_name("files.md").write_text(page(), encoding="utf-8")
+    return "".join(parts) + BOOK.format(book=book)

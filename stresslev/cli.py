@@ -290,10 +290,10 @@ def book_sample(
     out: Annotated[Path, typer.Option("--out", help="CSV or Parquet to write.")],
     system: System = None,
     prices_of: PricesOf = None,
-    accounts: Annotated[int | None, typer.Option("--accounts", min=1)] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0)] = 2025,
+    accounts: Annotated[int | None, typer.Option("--accounts", min=1, help="Accounts to sample, instead of the system's.")] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the draw.")] = 2025,
 ) -> None:
-    """Draw a book from a system's sampler and write it as positions."""
+    """Draw a book from a system's sampler, whether or not the system has a book of its own, and write it as positions."""
     from stresslev.book import files
     from stresslev.book.sample import margined, sample
     from stresslev.config.pools import LendingSpec
@@ -347,7 +347,7 @@ app.command("tune")(tune_command)
 @app.command("doctor")
 def doctor_command(
     what: Annotated[str, typer.Argument(help="Suite or scenario whose memory need to estimate.")] = "default.toml",
-    accounts: Annotated[int | None, typer.Option("--accounts", min=1)] = None,
+    accounts: Annotated[int | None, typer.Option("--accounts", min=1, help="Accounts of the estimate.")] = None,
     precision: Annotated[int | None, typer.Option("--precision", help="32 or 64 bits.")] = None,
     system: Annotated[str | None, typer.Option("--system", help="System file to use instead of the suite's.")] = None,
     set_: Sets = [],  # noqa: B006 (typer reads the default, nobody changes it)

@@ -37,7 +37,7 @@ def calibrate_command(
     """Fit a model of prices to price files and write it as a generator, with standard errors where they come cheap."""
     from stresslev import cli
     from stresslev.config.generator import GeneratorSpec
-    from stresslev.config.load import validate
+    from stresslev.config.validation import validate
     from stresslev.fits.calibrate import METHODS, calibrate, text
     from stresslev.write import atomically
 

@@ -79,7 +79,7 @@ def gate_command(
     """For CI: exit code 0 when a run keeps its limits and is not worse than a baseline by more than is tolerated, 1 when not, 2 for bad input."""
     from stresslev import cli
     from stresslev.config.gate import GateSpec
-    from stresslev.config.load import validate
+    from stresslev.config.validation import validate
     from stresslev.contrast import gate
     from stresslev.contrast.junit import xml
 

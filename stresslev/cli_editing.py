@@ -7,7 +7,9 @@ import typer
 
 
 def schema_command(
-    kind: Annotated[str | None, typer.Argument(help="system, scenario, policy, suite, experiment or gate; default: one schema for all.")] = None,
+    kind: Annotated[
+        str | None, typer.Argument(help="system, scenario, generator, policy, suite, experiment or gate; default: one schema for all.")
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="File to write; default: print it.")] = None,
 ) -> None:
     """The JSON Schema of a kind of file, for editors."""
@@ -41,7 +43,7 @@ def validate_command(
 
 
 def new_command(
-    kind: Annotated[str, typer.Argument(help="system, scenario, policy, suite, experiment or gate.")],
+    kind: Annotated[str, typer.Argument(help="system, scenario, generator, policy, suite, experiment or gate.")],
     name: Annotated[str, typer.Argument(help="Its name; the file is called NAME.toml.")],
     out: Annotated[Path | None, typer.Option("--out", help="File to write instead.")] = None,
 ) -> None:

@@ -20,7 +20,12 @@ class Problem:
 
 
 class InputError(Exception):
-    """Input that cannot be used. Shown as is; exit code 2."""
+    """Input that cannot be used. Shown as is; exit code 2.
+
+    Attributes:
+      file: in which it is wrong, or the option.
+      problems: everything that is wrong with it, each with `where` (a key, or a row and a column), `value`, `what` and `fix`.
+    """
 
     def __init__(self, file, problems: Problem | Iterable[Problem]):
         self.file = str(file)
@@ -36,6 +41,13 @@ def shorten(value, width: int = 60) -> str:
     """The value as a user wrote it, cut to a readable length."""
     text = repr(value)
     return text if len(text) <= width else text[: width - 3] + "..."
+
+
+def nearest_file(name: str, files: Iterable[str]) -> str:
+    """' did you mean X?' when one of the TOML files has a name near to this one, which may lack its ending; else what there is, and where to look."""
+    stems = {f.removesuffix(".toml"): f for f in sorted(files)}
+    near = difflib.get_close_matches(name.removesuffix(".toml"), stems, n=1, cutoff=0.5)
+    return f"did you mean {stems[near[0]]!r}?" if near else "check the path; `stresslev list` shows what is shipped"
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

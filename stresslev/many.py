@@ -62,6 +62,7 @@ def simulate_many(
       measures: names in `stresslev.METRICS`; all that can be had when not given.
       book: as `run.load_book` gives it, instead of having it read or drawn.
       width: runs in a block, instead of the rule's choice.
+      progress: called with a stage, how much of it is done and how much there is; silent without it.
 
     Returns: dimensions scenario and policy; a variable for each metric, NaN where a run failed or has no value; `status` with the bits of each run.
       A run that fails spoils no other.

@@ -99,6 +99,13 @@ def check(plans: Sequence[Plan]) -> None:
 def compare(plans: Sequence[Plan], progress: Progress = silent, sharding: Sharding = ONE) -> Comparison:
     """Run the same suite under every policy: one draw of the book and the same paths, so that what differs comes from the policies.
 
+    Args:
+      plans: of one suite, from `load_plan` with a `policy` for each; the first is what the others are held against.
+      progress: called with a stage, how much of it is done and how much there is; silent without it.
+      sharding: over which devices the accounts are dealt out; one without it.
+
+    Returns: an outcome for each policy, by name.
+
     Raises:
       InputError: plans that differ in more than the policy, policies without names of their own, and what `run_plan` refuses.
       NumericalFailure: results that must not be used.

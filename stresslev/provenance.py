@@ -15,9 +15,10 @@ import xarray as xr
 import stresslev
 from stresslev import identity, results
 from stresslev.config.generator import GeneratorSpec
-from stresslev.config.load import Plan, data_file, generated, validate
+from stresslev.config.load import Plan, data_file, generated
 from stresslev.config.policy import PolicySpec
 from stresslev.config.spec import LimitSpec, RunSpec, ScenarioSpec, SystemSpec
+from stresslev.config.validation import validate
 from stresslev.engine.simulate import RESIDUAL_TOLERANCE
 from stresslev.errors import InputError, Problem
 

@@ -112,12 +112,16 @@ def run_plan(plan: Plan, progress: Progress = silent, sharding: Sharding = ONE, 
     """Run every scenario of a plan and hold the results against its limits.
 
     Args:
+      plan: what to run, from `load_plan`.
+      progress: called with a stage, how much of it is done and how much there is; silent without it.
       sharding: over which devices the accounts are dealt out, `Sharding.over(jax.devices())` for all there are; one without it.
       kept: where finished scenarios are looked for and kept; nowhere without it.
 
+    Returns: by scenario a dataset (dimensions time, pool, asset; units on every variable) and its metrics, the limits, and the provenance.
+
     Raises:
       InputError: a book, price file or limit that cannot be used, or a run that does not fit into memory.
-      NumericalFailure: results that must not be used.
+      NumericalFailure: results that must not be used: books that do not balance, or values that are not finite.
     """
     return run_plans([plan], progress, sharding, kept)[0]
 
@@ -235,7 +239,17 @@ def summary(outcome: Outcome) -> dict:
 
 
 def save(outcome: Outcome, folder: Path) -> None:
-    """Write `result.nc` and `summary.json` into a folder, and `paths.nc` where scenarios were generated."""
+    """Write `result.nc` and `summary.json` into a folder, and `paths.nc` where scenarios were generated.
+
+    Args:
+      outcome: of `run_plan`.
+      folder: that exists; files of these names in it are replaced.
+
+    Returns: nothing; `stresslev.report.write(folder)` makes the report from these files.
+
+    Raises:
+      OSError: the folder cannot be written, or is full.
+    """
     results.write_netcdf(outcome.datasets, outcome.attributes, folder / "result.nc")
     if outcome.samples:
         results.write_netcdf({name: s.runs for name, s in outcome.samples.items()}, outcome.attributes, folder / "paths.nc")

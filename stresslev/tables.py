@@ -42,6 +42,8 @@ def _read(path: Path, text: bool) -> pa.Table:
                 names = reader.schema.names
             options = pa_csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), null_values=[""], strings_can_be_null=True)
         return pa_csv.read_csv(path, convert_options=options)
+    except FileNotFoundError:
+        raise InputError(path, Problem("file", "", "does not exist", "check the path; it is relative to the working folder")) from None
     except (OSError, ValueError, pa.ArrowException) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(

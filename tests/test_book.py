@@ -150,7 +150,9 @@ def test_equity_is_wallet_plus_unrealised_profit(tmp_path):
         ("a,large_venue,5000,ETH", "a ,large_venue,5001,ETH", ["row 2, column wallet_balance_usd", "differs"]),
         ("account,pool", "pool,pool", ["column pool", "appears twice"]),
         ("c,mid_venue", ",mid_venue", ["row 4, column account", "is empty"]),
-        ("wallet_balance_usd", "balance", ["column wallet_balance_usd", "is missing", "'balance'"]),
+        ("wallet_balance_usd", "balance", ["column wallet_balance_usd", "is missing", "rename column 'balance'"]),
+        ("wallet_balance_usd", "size", ["column wallet_balance_usd", "is missing", "rename column 'size' if it holds that"]),
+        ("wallet_balance_usd,asset", "cash,coin", ["column wallet_balance_usd", "is missing", "add it; columns: account, pool"]),
     ],
 )
 def test_the_check_names_row_and_column(tmp_path, old, new, parts):
@@ -159,6 +161,13 @@ def test_the_check_names_row_and_column(tmp_path, old, new, parts):
         files.read(path, _system(), PRICES)
     for part in parts:
         assert part in str(caught.value), str(caught.value)
+
+
+def test_a_book_that_is_not_there_or_not_separated_by_commas_is_told_from_one_without_columns(tmp_path):
+    with pytest.raises(InputError, match=r"book\.csv: file: does not exist"):
+        files.read(tmp_path / "book.csv", _system(), PRICES)
+    with pytest.raises(InputError, match=r"'account;pool.*is not separated by commas"):
+        files.read(_write(tmp_path, GOOD.replace(",", ";")), _system(), PRICES)
 
 
 def test_many_problems_of_one_sort_are_counted(tmp_path):

@@ -100,7 +100,16 @@ def test_a_good_suite_loads(files):
         ("scenario", "duration_minutes = 10", "duration_minutes = 10000000\nstep_minutes = 1e-9", ["steps are more than"]),
         ("suite", "max = 0", "max = 1\nmin = 2", ["min 2 is above max 1"]),
         ("suite", "scenario.toml", "s" * 400, ["does not exist"]),
-        ("suite", "scenario.toml", "scenarioo.toml", ["scenarioo.toml", "does not exist"]),
+        (
+            "suite",
+            "scenario.toml",
+            "scenarioo.toml",
+            ["suite.toml: scenarios.0 = 'scenarioo.toml'", "does not exist", "did you mean 'scenario.toml'?"],
+        ),
+        ("suite", "system.toml", "sistem.toml", ["suite.toml: system = 'sistem.toml'", "does not exist", "did you mean 'system.toml'?"]),
+        ("suite", "scenario.toml", "gap_35.toml", ["suite.toml: scenarios.0", "did you mean 'gap_35_half_depth.toml'?"]),
+        ("suite", "scenario.toml", "zzz.toml", ["suite.toml: scenarios.0", "stresslev list"]),
+        ("suite", "max = 0", "maximum = 0", ["limits.bad_debt_usd.maximum = 0", "did you mean 'max'?"]),
         ("suite", "max = 0", "reason = 'none'", ["limits.bad_debt_usd", "give max or min"]),
     ],
 )
@@ -122,6 +131,7 @@ def test_bad_input_names_file_key_value_and_fix(files, name, old, new, parts):
         ("policy.pools.two.BTC=2", ["policy.pools.two", "is no pool"]),
         ("scenarios.fall=5", ["names a whole table"]),
         ("run.precision=16", ["run.precision", "16", "32 or 64"]),
+        ("policy.rules=[{kind = 'volatilty'}]", ["policy.rules.0.kind = 'volatilty'", "did you mean 'volatility'?"]),
     ],
 )
 def test_bad_overrides_are_refused(files, override, parts):

@@ -5,8 +5,9 @@ import pytest
 import xarray as xr
 
 from stresslev.config.generator import GeneratorSpec, numbered, template
-from stresslev.config.load import read_toml, validate
+from stresslev.config.load import read_toml
 from stresslev.config.spec import ScenarioSpec
+from stresslev.config.validation import validate
 from stresslev.errors import InputError
 from stresslev.shocks import export, generate
 from stresslev.shocks.correlation import nearest_correlation

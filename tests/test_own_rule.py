@@ -1,8 +1,6 @@
 """The page on rules of one's own works as it stands."""
 
-import re
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,16 +9,14 @@ from stresslev import cli
 from stresslev.config.load import load_plan
 from stresslev.errors import InputError
 from stresslev.run import run_plan
-
-PAGE = (Path(__file__).parent.parent / "docs" / "policies" / "own_rule.md").read_text(encoding="utf-8")
+from tests import pages
 
 
 @pytest.fixture
 def brake(tmp_path, monkeypatch):
     """The page's two files, and a way to load them."""
-    code, policy = (re.search(rf"```{kind}\n(.*?)```", PAGE, re.DOTALL).group(1) for kind in ("python", "toml"))
-    (tmp_path / "brake.py").write_text(code, encoding="utf-8")
-    (tmp_path / "brake.toml").write_text(policy, encoding="utf-8")
+    for step in pages.steps("policies/own_rule.md"):
+        pages.saved(step, tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "brake", raising=False)
     return tmp_path
@@ -43,7 +39,7 @@ def test_the_rule_of_the_page_halves_caps_in_a_drawdown(brake):
     ("change", "words"),
     [
         (('rule = "brake:DrawdownBrake"', 'rule = "brake:Absent"'), "cannot be loaded"),
-        (('rule = "brake:DrawdownBrake"', 'rule = "no_such_module_at_all:Rule"'), "cannot be loaded"),
+        (('rule = "brake:DrawdownBrake"', 'rule = "no_such_module_at_all:Rule"'), "cannot be loaded.*PYTHONPATH"),
         (('rule = "brake:DrawdownBrake"', 'rule = "brake:dataclass"'), "is no rule"),
         (("limit = 0.1", "limits = 0.1"), "limits"),
     ],

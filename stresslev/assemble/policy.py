@@ -24,7 +24,8 @@ from stresslev.engine.types import Policy, System
 from stresslev.errors import InputError, Problem
 
 _FORMS = {"new_risk": transitions.NEW_RISK, "call": transitions.CALL, "pace": transitions.PACE}
-_READS = {"utilisation": "pool_utilisation", "concentration": "concentration", "funding": "funding", "gauge": "systemic_gauge"}
+#: Kind of a rule that reacts to a level -> the level it reads, in `reactions.READS`.
+READS_OF = {"utilisation": "pool_utilisation", "concentration": "concentration", "funding": "funding", "gauge": "systemic_gauge"}
 #: Base cap of a contract without tiers.
 _UNTIERED = 20.0
 #: Utilisation of a lender at which its own reaction begins.
@@ -115,9 +116,8 @@ def _own(rule: OwnRule, system: SystemSpec, grid: Grid):
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
-        raise InputError(
-            "policy", Problem("rules.rule", rule.rule, f"cannot be loaded: {error}", "name an importable module and a class in it")
-        ) from error
+        fix = f"put the folder of {module.split('.')[0]}.py on PYTHONPATH, and name a class in it"
+        raise InputError("policy", Problem("rules.rule", rule.rule, f"cannot be loaded: {error}", fix)) from error
     if not all(hasattr(found, method) for method in ("start", "react")):
         raise InputError("policy", Problem("rules.rule", rule.rule, "is no rule", "give the class the methods start and react"))
     try:
@@ -157,7 +157,7 @@ def _reaction(rule: ResponseRule, system: SystemSpec, grid: Grid) -> Reaction:
         slope=np.float64(rule.slope),
         floor=np.float64(rule.floor),
         ceiling=np.float64(rule.ceiling),
-        reads=_READS[rule.kind],
+        reads=READS_OF[rule.kind],
     )
 
 

@@ -12,6 +12,7 @@ Columns:
   owner              optional: accounts of one owner move margin to each other, where the system says so
 """
 
+import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ from stresslev.book.book import Book
 from stresslev.book.requirement import standing
 from stresslev.config.pools import LendingSpec
 from stresslev.config.spec import SystemSpec
-from stresslev.errors import InputError, Problem, did_you_mean
+from stresslev.errors import InputError, Problem, did_you_mean, shorten
 from stresslev.tables import is_parquet, read_table
 from stresslev.write import atomically
 
@@ -79,7 +80,7 @@ def _numbers(table: pa.Table, column: str, needed: np.ndarray, found: _Findings)
     def shown(row):
         return repr(raw[row].as_py())
 
-    found.add(np.flatnonzero(wrong), column, shown, "is not a number", "give a plain number")
+    found.add(np.flatnonzero(wrong), column, shown, "is not a number", "give a plain number, with a point and without separators of thousands")
     found.add(np.flatnonzero(empty & needed), column, lambda _: "", "is empty", "fill it in")
     found.add(np.flatnonzero(~np.isfinite(values) & ~wrong & ~empty & needed), column, shown, "is not finite", "give a finite number")
     return values
@@ -136,14 +137,15 @@ def check(path: str | Path, system: SystemSpec, reference_price: np.ndarray) -> 
 def _check_columns(table: pa.Table, path: Path) -> None:
     missing = [c for c in COLUMNS if c not in table.column_names]
     if missing:
-        extra = [c for c in table.column_names if c not in COLUMNS]
-        raise InputError(
-            path,
-            [
-                Problem(f"column {c}", "", "is missing", did_you_mean(c, extra) if extra else f"add it; columns: {', '.join(COLUMNS)}")
-                for c in missing
-            ],
-        )
+        extra = [c for c in table.column_names if c not in COLUMNS + OPTIONAL]
+        if len(table.column_names) == 1 and any(sign in extra[0] for sign in ";\t|"):
+            raise InputError(path, Problem("file", shorten(extra[0]), "is not separated by commas", "save it with commas between columns"))
+        problems = []
+        for c in missing:
+            near = difflib.get_close_matches(c, extra, n=1, cutoff=0.5) or (extra if len(missing) == len(extra) == 1 else [])
+            fix = f"rename column {near[0]!r} if it holds that" if near else f"add it; columns: {', '.join(COLUMNS)}"
+            problems.append(Problem(f"column {c}", "", "is missing", fix))
+        raise InputError(path, problems)
     if not table.num_rows:
         raise InputError(path, Problem("file", "", "holds no rows", "give a book with at least one account"))
 

@@ -151,10 +151,9 @@ def sample(system: SystemSpec, seed: int) -> Book:
       seed: with it the book is the same on every machine and for every memory size.
     """
     for name, pool in system.pools.items():
-        empty = not isinstance(pool, LendingSpec) and not pool.open_interest_usd
-        if system.book.file is not None or empty:
-            fix = "give every pool open_interest_usd and leave book.file out"
-            raise InputError(f"system {system.name}", Problem(f"pools.{name}", "", "the system has a book from a file, not one to sample", fix))
+        if not isinstance(pool, LendingSpec) and not pool.open_interest_usd:
+            fix = "give every pool open_interest_usd, or name a book with book.file"
+            raise InputError(f"system {system.name}", Problem(f"pools.{name}.open_interest_usd", "", "is missing: there is nothing to sample", fix))
     names = tuple(system.pools)
     sizes = _pool_sizes(system)
     parts = []

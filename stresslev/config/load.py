@@ -8,15 +8,14 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from pydantic import BaseModel, ValidationError
-
 from stresslev.config.behaviour import BehaviourSpec
 from stresslev.config.generator import GeneratedScenarioSpec, GeneratorSpec, numbered, template
 from stresslev.config.policy import PolicySpec
 from stresslev.config.pools import LendingSpec, PerpSpec
 from stresslev.config.spec import RunSpec, ScenarioSpec, SuiteSpec, SystemSpec, TierFile
 from stresslev.config.tiers import TierTable, read_tiers
-from stresslev.errors import InputError, Problem, did_you_mean, shorten
+from stresslev.config.validation import validate
+from stresslev.errors import InputError, Problem, did_you_mean, nearest_file, shorten
 
 DEFAULT_SYSTEM = "systems/three_perp_venues.toml"
 #: Roots that `--set` and a plan know.
@@ -59,11 +58,11 @@ def shipped_scenarios() -> Path:
     return installed if installed.is_dir() else installed.parent.parent / "scenarios"
 
 
-def resolve(name: str | Path, base: Path | None = None) -> Path:
+def resolve(name: str | Path, base: Path | None = None, key: tuple[str | Path, str] | None = None) -> Path:
     """The TOML file a user means, as an absolute path.
 
     A name on the command line (`base` None) is relative to the working directory, a name inside a file to that file's folder; what is not there is
-    looked up among the shipped scenarios, with or without `scenarios/` and `.toml`.
+    looked up among the shipped scenarios, with or without `scenarios/` and `.toml`. `key` is the file and the key that name it, if any do.
 
     Raises:
       InputError: nothing of that name, with what there is.
@@ -78,8 +77,11 @@ def resolve(name: str | Path, base: Path | None = None) -> Path:
         if os.path.isfile(path):
             return path.resolve()
     what = "is a folder" if os.path.isdir(candidates[0]) else "does not exist, here or among the shipped scenarios"
-    known = [str(p.relative_to(shipped)) for p in shipped.rglob("*.toml")]
-    raise InputError(name, Problem("file", "", what, did_you_mean(str(inside), known)))
+    beside = [p.name for p in candidates[0].parent.glob("*.toml")]
+    fix = nearest_file(str(inside), [*beside, *(str(p.relative_to(shipped)) for p in shipped.rglob("*.toml"))])
+    if key is not None:
+        raise InputError(key[0], Problem(key[1], shorten(str(name)), what, fix))
+    raise InputError(name, Problem("file", "", what, fix))
 
 
 def data_file(name: str | Path, base: Path, key: str) -> Path:
@@ -138,99 +140,6 @@ def apply_override(data: dict, parts: list[str], value, whole: str) -> None:
     node[parts[-1]] = value
 
 
-def _known_keys(model: type[BaseModel], location: tuple) -> list[str]:
-    """Field names at the place a validation error points to."""
-    current = model
-    for part in location[:-1]:
-        fields = getattr(current, "model_fields", {})
-        annotation = fields[part].annotation if part in fields else None
-        candidates = [annotation, *getattr(annotation, "__args__", ())] if annotation is not None else [current]
-        nested = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
-        current = nested[0] if nested else current
-    return list(getattr(current, "model_fields", {}))
-
-
-#: pydantic's error types -> what to do about them.
-_FIXES = {
-    "float_type": "give a number",
-    "float_parsing": "give a number",
-    "finite_number": "give a finite number",
-    "int_type": "give a whole number",
-    "int_parsing": "give a whole number",
-    "int_from_float": "give a whole number",
-    "string_type": "give text in quotes",
-    "string_pattern_mismatch": "use letters, digits, dot, dash and underscore, beginning with a letter or digit",
-    "string_too_short": "give some text",
-    "tuple_type": "give a list in square brackets",
-    "too_short": "give at least one entry",
-    "dict_type": "give a table",
-    "model_type": "give a table",
-    "model_attributes_type": "give a table",
-    "datetime_type": "give a date and time, such as 2025-10-10T00:00:00Z",
-    "datetime_parsing": "give a date and time, such as 2025-10-10T00:00:00Z",
-}
-_BOUNDS = {"greater_than": "above", "greater_than_equal": "of at least", "less_than": "below", "less_than_equal": "of at most"}
-
-
-def _fix(error: dict, message: str) -> str:
-    kind = error["type"]
-    if kind in _BOUNDS:
-        return f"give a value {_BOUNDS[kind]} {next(iter(error['ctx'].values()))}"
-    if kind == "literal_error":
-        return f"give {error['ctx']['expected']}"
-    return _FIXES.get(kind, f"change it so that this holds: {message}")
-
-
-#: Kind of a pool -> its specification.
-_POOLS = {"perp": PerpSpec, "lending": LendingSpec}
-
-
-def _in_file(location: tuple) -> tuple:
-    """A location without the kinds of rules, which pydantic puts behind their numbers."""
-    for i, (part, number, *rest) in enumerate(zip(location, location[1:], location[2:], strict=False)):
-        if part == "rules" and isinstance(number, int) and isinstance(rest[0], str):
-            # a key of that name, if the rule has one, stands behind the kind
-            return (*location[: i + 2], *location[i + 3 :])
-    return location
-
-
-def _problem(error: dict, model: type[BaseModel], prefix: str) -> Problem:
-    location = tuple(p for p in error["loc"] if not (isinstance(p, str) and p.endswith(("]", "TierTable", "TierFile"))))
-    if location[:1] == ("pools",) and len(location) > 2 and location[2] in _POOLS:
-        # a pool's kind stands in the location, not in the file
-        location = (*location[:2], *location[3:])
-    where = ".".join([*([prefix] if prefix else []), *(str(p) for p in _in_file(location))]) or "file"
-    kind, message = error["type"], error["msg"].removeprefix("Value error, ")
-    if kind == "missing":
-        return Problem(where, "", "is missing", "add it")
-    if kind == "extra_forbidden":
-        tag = error["loc"][2] if error["loc"][:1] == ("pools",) and len(error["loc"]) > 3 else None
-        known = _known_keys(_POOLS[tag], error["loc"][3:]) if tag in _POOLS else _known_keys(model, location)
-        return Problem(where, shorten(error["input"]), "is not a key of this table", did_you_mean(str(location[-1]), known))
-    value = "" if isinstance(error["input"], dict) else shorten(error["input"])
-    if kind == "value_error":
-        return Problem(where, value, message, "correct it")
-    return Problem(where, value, message[:1].lower() + message[1:], _fix(error, message))
-
-
-def validate(model: type[BaseModel], data: dict, file, prefix: str = "") -> BaseModel:
-    """Validate a table against its specification.
-
-    Args:
-      model: the specification.
-      data: the table as read.
-      file: named in the errors.
-      prefix: dotted key of the table inside the file.
-
-    Raises:
-      InputError: every problem, each with its dotted key, value and fix.
-    """
-    try:
-        return model.model_validate(data)
-    except ValidationError as error:
-        raise InputError(file, dict.fromkeys(_problem(e, model, prefix) for e in error.errors())) from None
-
-
 def _expect_kind(data: dict, path: Path, kinds: tuple[str, ...]) -> str:
     kind = data.get("kind")
     if kind not in kinds:
@@ -253,7 +162,16 @@ def _system(data: dict, path: Path) -> SystemSpec:
 
 
 def load_system(path: str | Path) -> SystemSpec:
-    """A system file, its tier files read in. Raises InputError."""
+    """A system file, its tier files read in.
+
+    Args:
+      path: the file, or the name of a shipped one.
+
+    Returns: the specification, with the keys of the file.
+
+    Raises:
+      InputError: everything that is wrong with it, by file, key, value and fix.
+    """
     found = resolve(path)
     data = read_toml(found)
     _expect_kind(data, found, ("system",))
@@ -381,9 +299,11 @@ def load_plan(path: str | Path, *, system: str | Path | None = None, policy: str
       path: suite, scenario or generator file, or the name of a shipped one.
       system: system file to use instead of the suite's.
       policy: policy file to use instead of the suite's [policy].
-      overrides: `dotted.key=value` strings; roots system, policy, run, limits, scenario (every scenario), scenarios.<name>,
+      overrides: `dotted.key=value` strings; roots system, policy, run, limits, scenario (every scenario), scenarios.NAME,
         generator (every generator).
       run: keys of [run] to override (seed, precision, max_rounds, stepping, population, attribution) and `accounts`; None leaves the file's.
+
+    Returns: the plan; nothing has been sampled or computed.
 
     Raises:
       InputError: everything that is wrong with the files, by file, key, value and fix.
@@ -421,7 +341,7 @@ def load_plan(path: str | Path, *, system: str | Path | None = None, policy: str
         suite_data["policy"] = policy_data
     suite: SuiteSpec = validate(SuiteSpec, suite_data, main)
 
-    system_path = resolve(system) if system is not None else resolve(suite.system, main.parent)
+    system_path = resolve(system) if system is not None else resolve(suite.system, main.parent, (main, "system"))
     system_data = read_toml(system_path)
     _expect_kind(system_data, system_path, ("system",))
     for parts, value in by_root.get("system", ()):
@@ -436,8 +356,8 @@ def load_plan(path: str | Path, *, system: str | Path | None = None, policy: str
 
     scenarios, generators, files = [], [], {"suite": str(main), "system": str(system_path)}
     known = set()
-    for name in suite.scenarios:
-        scenario_path = resolve(name, main.parent)
+    for number, name in enumerate(suite.scenarios):
+        scenario_path = resolve(name, main.parent, (main, f"scenarios.{number}"))
         scenario_data = read_toml(scenario_path)
         if _expect_kind(scenario_data, scenario_path, ("scenario", "generator")) == "generator":
             for parts, value in by_root.get("generator", ()):

@@ -47,7 +47,11 @@ class RuleSpec(Spec):
 
 
 class VolatilityRule(RuleSpec):
-    """Cap in inverse proportion to a power of volatility."""
+    """Factor `clip((target / sigma)^gamma, floor, ceiling)` of annual volatility sigma (per asset).
+
+    sigma is estimated (RiskMetrics 1996; Bollerslev 1986; Parkinson 1980), mixed with the volatility of a stressed window, raised to a least one and
+    buffered, in this order (EMIR RTS 153/2013, article 28).
+    """
 
     kind: Literal["volatility"] = Field(description="says which rule it is")
     target: Positive | None = Field(None, description="annual volatility at which the factor is one; absent: each asset's own reference volatility")
@@ -77,7 +81,7 @@ class VolatilityRule(RuleSpec):
 
 
 class ResponseRule(RuleSpec):
-    """A factor of one below `at` that falls as a power of what it reads."""
+    """A factor of one up to a level, that falls as a power of what it reads beyond it."""
 
     kind: Literal["utilisation", "concentration", "funding", "gauge"] = Field(
         description="'utilisation': open interest over insurance fund, and loans over deposits at lenders; "
@@ -91,7 +95,7 @@ class ResponseRule(RuleSpec):
 
 
 class OwnRule(RuleSpec):
-    """A rule of the user's own, a class in Python."""
+    """A rule of the user's own: a class in Python with `start(reading)` and `react(memory, reading)`; factors are (V, A) and above 0."""
 
     kind: Literal["own"] = Field(description="says which rule it is")
     rule: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")] = Field(description="'package.module:Class'")

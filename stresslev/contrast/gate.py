@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stresslev.config.gate import GateSpec
-from stresslev.config.load import read_toml, validate
+from stresslev.config.load import read_toml
+from stresslev.config.validation import validate
 from stresslev.contrast.inputs import Result, read, same_books
 from stresslev.contrast.words import number, signed, table
 from stresslev.errors import InputError, Problem, did_you_mean

@@ -3,9 +3,10 @@
 from pathlib import Path
 
 from stresslev import limits
-from stresslev.config.load import Plan, data_file, load_generator, load_plan, load_policy, load_system, read_toml, resolve, validate
+from stresslev.config.load import Plan, data_file, load_generator, load_plan, load_policy, load_system, read_toml, resolve
 from stresslev.config.policy import PolicySpec
 from stresslev.config.spec import ScenarioSpec
+from stresslev.config.validation import validate
 from stresslev.editing.kinds import known
 from stresslev.errors import InputError, Problem
 

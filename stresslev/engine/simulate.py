@@ -168,9 +168,24 @@ def simulate(
     notice: int = 1,
     channels: Channels | None = None,
 ) -> tuple[State, Record]:
-    """Simulate a scenario from its start, in one call. All arguments may be traced except the shapes.
+    """Simulate a scenario from its start, in one call: arrays in, arrays out, by the equations of docs/model.md.
 
-    Returns the final state and the record of every step (leading axis T).
+    All arguments may be traced except the shapes, `mark_history` and `notice`. V pools, A assets, T steps, blocks of B accounts. Money in USD,
+    quantities in coins; variances, rates and decays per step.
+
+    Args:
+      system: the pools' rules and the markets, (V, A) and (A,).
+      policy: multiplier of the requirement (V, A), and caps and rules where there are any.
+      populations: accounts and loans in blocks of one pool (nb, B), or liquidation profiles.
+      path: log price of the assets (T, A), depth factors (T, A), and what is scripted besides.
+      max_rounds: of liquidation within a step.
+      mark_history: steps of prices that marks with a delay or an average look back on.
+      notice: steps of announcements that caps look back on, the longest notice plus one.
+      channels: ways in which losses travel, for attribution; all when not given.
+
+    Returns: the final state, and the record of every step (leading axis T); `status` in both has the bits of what went wrong.
+
+    Raises nothing: a run that fails says so in its status (`stresslev.engine.status`).
     """
     # the copy leaves the caller's accounts alive: `advance` takes over the buffers it is given
     state = jax.tree.map(jnp.copy, initial_state(system, populations, policy=policy, mark_history=mark_history, notice=notice))

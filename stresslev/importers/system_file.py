@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from stresslev.config.load import validate
 from stresslev.config.spec import SystemSpec
+from stresslev.config.validation import validate
 from stresslev.errors import InputError, Problem, did_you_mean, shorten
 from stresslev.toml import Inline
 from stresslev.write import atomically

@@ -20,6 +20,9 @@ NOT_MODELLED = (
     "Liquidators of lending pools take baskets pro rata, not the pair that pays them best.",
     "Receipt tokens change hands; they are not redeemed.",
     "LLAMMA-like soft liquidation is not modelled.",
+    "Price and depth do not cross from one asset to another but by paths, accounts and receipt tokens.",
+    "Market makers withdraw, and never default.",
+    "Clients of venues do not withdraw their money; depositors of lenders do, by rule.",
 )
 
 

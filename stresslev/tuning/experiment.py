@@ -14,8 +14,9 @@ import numpy as np
 from stresslev import provenance
 from stresslev.batches import Progress, silent
 from stresslev.config.experiment import ExperimentSpec
-from stresslev.config.load import Plan, apply_override, load_plan, load_policy, parse_override, read_toml, resolve, validate
+from stresslev.config.load import Plan, apply_override, load_plan, load_policy, parse_override, read_toml, resolve
 from stresslev.config.policy import PolicySpec
+from stresslev.config.validation import validate
 from stresslev.errors import InputError, Problem, did_you_mean
 from stresslev.objectives import check_objectives
 from stresslev.parameters import Parameter, check, value_at
