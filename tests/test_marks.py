@@ -236,7 +236,7 @@ def test_rules_can_be_batched():
     each = [_rules(2, 1, delay=[0, d], averaging=[3, 1], smoothing=[0.1 * d, 0]) for d in range(4)]
     together = jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
     state = INITIAL(each[0], venue[0], 6)
-    shown = jax.vmap(lambda rules: _scan(rules, state, venue, jnp.zeros_like(venue), jnp.zeros((15, 2), bool))[1])(together)
+    shown = jax.vmap(lambda rules: _scan(rules, state, venue, jnp.zeros_like(venue), jnp.zeros(venue.shape, bool))[1])(together)
     assert np.array_equal(shown, np.stack([_run(rules, venue, history=6) for rules in each]))
 
 
