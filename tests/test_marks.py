@@ -245,7 +245,7 @@ def test_gradients_are_finite_and_follow_the_averages():
     rules = _rules(averaging=3, smoothing=0.25)
 
     def last(path):
-        return _scan(rules, marks.initial(rules, path[0], 4), path, jnp.zeros_like(path), jnp.zeros((9, 1), bool))[1][-1, 0, 0]
+        return _scan(rules, marks.initial(rules, path[0], 4), path, jnp.zeros_like(path), jnp.zeros(path.shape, bool))[1][-1, 0, 0]
 
     gradient = jax.jit(jax.grad(last))
     weights = np.asarray(gradient(jnp.asarray(_one(np.linspace(0, 0.1, 9)))))[:, 0, 0]
