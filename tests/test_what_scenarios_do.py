@@ -1,9 +1,12 @@
 """Every scenario that is named for a mechanism sets it off: with the mechanism taken out, on the same system, book and prices, it does not happen."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from stresslev.config.load import load_plan
+from stresslev.config.spec import ScenarioSpec
 from stresslev.errors import InputError
 from stresslev.run import run_plan, shock_of
 
@@ -14,9 +17,31 @@ def _plan(name, *overrides, accounts=3000):
     return load_plan(name, system=SYSTEM, accounts=accounts, precision=64, overrides=["run.measures=false", *overrides])
 
 
+#: What does nothing: an outage after the end, depositors who stay, a trader of a millionth of a dollar, errors and premiums of zero.
+LATER = {"pool": "lender_b", "start_minute": 1e8, "end_minute": 2e8}
+NOTHING = {"minutes": (0.0,), "values": (0.0,)}
+TRADERS = ({"kind": "momentum", "pool": "large_venue", "capital_usd": {"BTC": 1e-6}},)
+RUNS = ({"pool": "lender_b", "utilisation_at": 0.999999, "cover_at": 1e-9, "most_per_hour": 0.0},)
+
+
+def _with_everything(spec):
+    """The scenario with every mechanism present, if only as one that does nothing: one program then serves all of them."""
+    data = spec.model_dump()
+    idle = {
+        "outages": (LATER,),
+        "stuck_marks": (LATER,),
+        "dislocations": {"lender_b": {"BTC": NOTHING}},
+        "premiums": {"large_venue": {"BTC": NOTHING}},
+    }
+    given = data["behaviour"] or {}
+    behaviour = given | {"traders": given.get("traders") or TRADERS, "runs": given.get("runs") or RUNS}
+    return ScenarioSpec.model_validate(data | {key: data[key] or nothing for key, nothing in idle.items()} | {"behaviour": behaviour})
+
+
 def _run(name, *overrides):
     """Dataset and metrics of a scenario at steps of a minute, or as the overrides say; books must balance."""
-    outcome = run_plan(_plan(name, *overrides))
+    plan = _plan(name, *overrides)
+    outcome = run_plan(dataclasses.replace(plan, scenarios=tuple(map(_with_everything, plan.scenarios))))
     [ds], [metrics] = outcome.datasets.values(), outcome.metrics.values()
     assert max(metrics["conservation_residual"], metrics["total_residual"]) < 1e-9
     assert np.isfinite(ds.price_usd).all() and (ds.price_usd > 0).all()
@@ -95,17 +120,17 @@ def test_a_false_price_makes_a_real_loss():
 
 @pytest.mark.slow
 def test_a_depeg_liquidates_those_who_have_pledged_the_dollar():
-    broken, _ = _run("stablecoin_depeg", "scenario.step_minutes=5")
-    whole, _ = _run("stablecoin_depeg", "scenario.step_minutes=5", "scenario.paths.USDC.prices=[1, 1, 1, 1, 1, 1, 1]")
+    broken, _ = _run("stablecoin_depeg", "scenario.step_minutes=4")
+    whole, _ = _run("stablecoin_depeg", "scenario.step_minutes=4", "scenario.paths.USDC.prices=[1, 1, 1, 1, 1, 1, 1]")
     sold = [_total(ds.closed_long_usd, asset=["USDC", "aUSDC"]) for ds in (broken, whole)]
     assert sold[0] > 2 * sold[1] and float(broken.price_usd.sel(asset="aUSDC").min()) < 0.71
 
 
 @pytest.mark.slow
 def test_funding_alone_closes_crowded_longs():
-    paid, metrics = _run("funding_squeeze", "scenario.step_minutes=10")
+    paid, metrics = _run("funding_squeeze", "scenario.step_minutes=14")
     names = [f"scenario.premiums.{v}.{a}.values=[0, 0]" for v in ("large_venue", "mid_venue", "onchain_venue") for a in ("BTC", "ETH", "SOL", "SUI")]
-    calm, quiet = _run("funding_squeeze", "scenario.step_minutes=10", *names)
+    calm, quiet = _run("funding_squeeze", "scenario.step_minutes=14", *names)
     assert float(paid.exogenous_price_usd.std("time").max()) == 0
     assert _total(paid.funding_paid_usd) > 10 * _total(calm.funding_paid_usd) > 0
     assert metrics["liquidated_accounts_share"] > 0.02 + quiet["liquidated_accounts_share"]
@@ -124,8 +149,8 @@ def test_an_outage_leaves_accounts_to_sink():
 
 @pytest.mark.slow
 def test_depositors_leave_until_nothing_is_left_to_withdraw():
-    run, _ = _run("run_on_a_lender", "scenario.step_minutes=5")
-    stay, _ = _run("run_on_a_lender", "scenario.step_minutes=5", *(f"scenario.behaviour.runs={t}" for t in (_patient(),)))
+    run, _ = _run("run_on_a_lender", "scenario.step_minutes=4")
+    stay, _ = _run("run_on_a_lender", "scenario.step_minutes=4", *(f"scenario.behaviour.runs={t}" for t in (_patient(),)))
     at = {"pool": "lender_a", "asset": "USDC"}
     assert _total(run.withdrawn, **at) > 0.9e8 > _total(stay.withdrawn, **at) == 0
     rate = [float(ds.borrow_rate.sel(**at).max()) for ds in (run, stay)]
