@@ -47,6 +47,7 @@ TABLES = (
     ("`[depth.ASSET]`", "Factor on an asset's depth through time; `[depth.default]` for all others.", spec.DepthSpec),
     ("`[dislocations.POOL.ASSET]`, `[premiums.POOL.ASSET]`", "Scripted errors of marks, and premiums of perps over the index.", spec.CurveSpec),
     ("`[[outages]]`", "A pool that is down.", spec.OutageSpec),
+    ("`[[stuck_marks]]`", "Marks or oracles that stand still.", spec.StuckSpec),
     ("`[behaviour]`", "Algorithmic traders and depositors, see policies/behaviour.md.", behaviour.BehaviourSpec),
     ("`[[behaviour.traders]]`", "Traders of one kind at one venue.", behaviour.TradersSpec),
     ("`[[behaviour.runs]]`", "Depositors who run.", behaviour.RunsSpec),

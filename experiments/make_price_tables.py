@@ -20,9 +20,11 @@ hour -24.1%; SUI 2025: 3.54 -> 0.56, worst minute -40.9%). Times are those at wh
 - Trough: the lowest low of the window, the first if there are several. Peak: the highest high up to the trough.
 - Worst hour and worst minute: the largest fall of the reference path over exactly 60 minutes and over one minute. Away from peak and
   trough this is from close to close; an hour or a minute that ends in the trough ends at its low.
-- Klines that begin after the scenario (--hold-before): their first open holds until they begin, which is an assumption.
-- Hour bars (for an asset without minute data): the open at every full hour, the peak's high in the middle of its hour, the trough's low
-  at --trough-at (else in the middle too), linear in log price between. What happened within the other hours is not known.
+- Klines that begin after the scenario (--hold-before): their first open holds until they begin, which is an assumption. Klines that end before
+  it does (--hold-after), because trading was halted: their last close holds.
+- Longer bars (15 minutes to an hour, for an asset without minute data): the open of every bar, the peak's high in the middle of its bar, the
+  trough's low at --trough-at (else in the middle too), linear in log price between. Of the bar that opens as the window ends only the open
+  counts. What happened within the other bars is not known.
 
 Choice of points: both ends, peak, trough, both ends of the worst hour and of the worst minute, then again and again the minute at which
 the interpolation is furthest off in log price.
@@ -33,7 +35,7 @@ import csv
 import gzip
 import sys
 import tomllib
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +80,22 @@ def held_before(bars: np.ndarray, start: datetime) -> np.ndarray:
     return np.concatenate([np.column_stack([missing, np.full((len(missing), 4), bars[0, 1])]), bars])
 
 
+def held_after(bars: np.ndarray, end: datetime) -> np.ndarray:
+    """The bars, and after them bars of their last close up to `end`."""
+    if len(bars) < 2:
+        return bars
+    step = bars[1, 0] - bars[0, 0]
+    missing = np.arange(bars[-1, 0] + step, end.timestamp() + 1, step)
+    return np.concatenate([bars, np.column_stack([missing, np.full((len(missing), 4), bars[-1, 4])])])
+
+
+def held(bars: np.ndarray, options: argparse.Namespace, start: datetime, minutes: int) -> np.ndarray:
+    """The bars, filled up at both ends as the options say."""
+    if options.hold_before:
+        bars = held_before(bars, start)
+    return held_after(bars, start + timedelta(minutes=minutes)) if options.hold_after else bars
+
+
 def window(bars: np.ndarray, start: datetime, minutes: int) -> tuple[np.ndarray, int]:
     """The bars that open from `start` to `start + minutes`, both included, and the minutes from one to the next.
 
@@ -99,6 +117,8 @@ def reference_path(bars: np.ndarray, start: datetime, minutes: int, trough_at: d
     """The price at every minute of the window (see the definitions above), and the minutes at which it is known, not interpolated."""
     inside, step = window(bars, start, minutes)
     _, opening, high, low, close = inside.T
+    if step > 1:
+        high[-1] = low[-1] = opening[-1]
     trough = low.argmin()
     peak = high[: trough + 1].argmax()
     at = np.arange(0, minutes + 1, step)
@@ -216,8 +236,7 @@ def check(options: argparse.Namespace) -> int:
             print(f"{asset}: not compared, it has no points of its own")
             continue
         bars = read_bars(options.klines, symbol, options.market)
-        if options.hold_before:
-            bars = held_before(bars, in_utc(scenario.start))
+        bars = held(bars, options, in_utc(scenario.start), scenario.duration_minutes)
         if not len(bars):
             print(f"{asset}: not compared, no {symbol} in {options.klines.name}")
             continue
@@ -229,8 +248,7 @@ def check(options: argparse.Namespace) -> int:
 def make(options: argparse.Namespace) -> int:
     """Print the table of one asset."""
     bars = read_bars(options.klines, options.symbol, options.market)
-    if options.hold_before:
-        bars = held_before(bars, options.start)
+    bars = held(bars, options, options.start, options.minutes)
     path, known = reference_path(bars, options.start, options.minutes, options.trough_at)
     at = choose_points(path, known, options.points)
     print(describe(figures(path)))
@@ -248,8 +266,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--start", type=utc, help="minute 0, ISO time, UTC")
     parser.add_argument("--minutes", type=int, help="duration")
     parser.add_argument("--points", type=int, default=120, help="number of points (default %(default)s)")
-    parser.add_argument("--trough-at", type=utc, help="hour bars only: when the lowest low was")
+    parser.add_argument("--trough-at", type=utc, help="longer bars only: when the lowest low was")
     parser.add_argument("--hold-before", action="store_true", help="the klines begin after the scenario: hold their first open until then")
+    parser.add_argument("--hold-after", action="store_true", help="the klines end before the scenario: hold their last close from then on")
     parser.add_argument("--quote", default="USDT", help="symbol less asset (default %(default)s)")
     parser.add_argument("--source", default="Binance spot 1-minute klines (data.binance.vision)", help="text for the table's source")
     options = parser.parse_args(arguments)

@@ -91,7 +91,7 @@ def _of_accounts(state: State, index: tuple[np.ndarray, np.ndarray], sharding: S
 
 def latent_deficit(state: State, system: System) -> list[jax.Array]:
     """By population, (V,) USD of negative equity in accounts that are still open."""
-    seen = prices(state, system, Seen(mark=None, offset=jnp.zeros(()), outage=jnp.zeros((), bool)))
+    seen = prices(state, system, Seen(mark=None, offset=jnp.zeros(()), still=jnp.zeros((), bool)))
     found = []
     for p in state.populations:
         if isinstance(p, Loans | LoanProfile):

@@ -72,7 +72,7 @@ def observe(plan: Plan, scenario: ScenarioSpec, shock: Shock, book: Book, respon
 def _measured(ready: Prepared, step_minutes: float, correlation: float) -> dict[int, np.ndarray]:
     """Features (slots, 5) of every population of perp accounts, before the first step."""
     state, system, dtype = ready.state, ready.system, ready.dtype
-    seen = prices(state, system, Seen(mark=None, offset=jnp.zeros((), dtype), outage=jnp.zeros((), bool)))
+    seen = prices(state, system, Seen(mark=None, offset=jnp.zeros((), dtype), still=jnp.zeros((), bool)))
     multiplier = ready.policy.maintenance_multiplier
     if system.interest_scale is not None:
         scale = system.interest_scale

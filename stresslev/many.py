@@ -153,9 +153,8 @@ def _members(plan: Plan, scenarios: dict, policies: Mapping[str, PolicySpec], bo
     listed = list(scenarios.values())
     for number, (spec, shock) in enumerate(listed):
         prices = assemble.reference_prices(plan.system, shock)
-        marked = shock.mark_offset is None and shock.outage is None
         behaviour = "" if spec.behaviour is None else spec.behaviour.model_dump_json()
-        alike.setdefault((prices.tobytes(), spec.step_minutes, marked, behaviour), []).append(number)
+        alike.setdefault((prices.tobytes(), spec.step_minutes, shock.disturbs_marks, behaviour), []).append(number)
     memos: dict[bytes, tuple[Book, dict]] = {}
     for (prices, *_), numbers in alike.items():
         spec, shock = listed[numbers[0]]

@@ -26,7 +26,7 @@ MOVES = (-0.3, -0.2, -0.15, -0.1, -0.07, -0.05, -0.03, -0.02, -0.01, 0.01, 0.02,
 def present(state: State, system: System):
     """Marks as they stand, between steps."""
     still = jnp.zeros(system.tier_floor.shape[:2], system.reference_price.dtype)
-    seen = Seen(mark=None, offset=still, outage=jnp.zeros(still.shape[0], bool))
+    seen = Seen(mark=None, offset=still, still=jnp.zeros(still.shape, bool))
     return prices(state, dataclasses.replace(system, marks=None), seen)
 
 

@@ -94,7 +94,7 @@ def rich(sharding, seed) -> tuple[dict, dict]:
 def leverage(state, system, policy):
     """What a cap of a twentieth has accounts do."""
     none = jnp.zeros(system.tier_floor.shape[:2])
-    seen = prices(state, system, Seen(mark=None, offset=none, outage=none[:, 0] > 0))
+    seen = prices(state, system, Seen(mark=None, offset=none, still=none > 0))
     tight = dataclasses.replace(state.leverage, cap=state.leverage.cap / 20)
     found = []
     for p in state.populations:

@@ -302,6 +302,8 @@ def _marks(rng, system, book, path):
         "heartbeat": np.where(plain, 0, rng.choice([0, 3, 100], pools)),
     }
     path["mark_offset"] = rng.normal(0, 0.02, (steps, pools, assets)) * (rng.random((steps, pools, 1)) < 0.2)
+    # drawn apart, so that the rest of a case is what it was without it
+    path["stuck"] = np.random.default_rng(steps).random((steps, pools, assets)) < 0.1
 
 
 def _outage(rng, system, book, path):
@@ -559,7 +561,7 @@ def engine_case(system: dict, book: dict, path: dict, dtype=np.float64) -> Engin
         policy=cast(leverage_cases.engine_policy(system), dtype),
         populations=cast(tuple(populations), dtype),
         path=cast(
-            Path(**{name: path.get(name) for name in ("log_price", "depth_factor", "mark_offset", "outage", "premium")}),
+            Path(**{name: path.get(name) for name in ("log_price", "depth_factor", "mark_offset", "outage", "stuck", "premium")}),
             dtype,
         ),
         history=HISTORY if system.get("marks") else 1,

@@ -25,20 +25,20 @@ def _rules(pools=1, assets=1, dtype=float, **features) -> MarkRules:
 
 
 @jax.jit
-def _scan(rules, state, venue, offset, outage):
+def _scan(rules, state, venue, offset, still):
     def step(state, now):
         return marks.open_step(rules, state, *now)
 
-    return jax.lax.scan(step, state, (venue, offset, outage))
+    return jax.lax.scan(step, state, (venue, offset, still))
 
 
-def _run(rules, venue, offset=None, outage=None, history=8, start=None):
-    """(T, V, A) marks along (T, V, A) prices; before the first step the price was `start`, the first one when not given."""
+def _run(rules, venue, offset=None, still=None, history=8, start=None):
+    """(T, V, A) marks along (T, V, A) prices, standing where `still`; before the first step the price was `start`, the first one when not given."""
     venue = jnp.asarray(venue)
     offset = jnp.zeros_like(venue) if offset is None else jnp.asarray(offset, venue.dtype)
-    outage = jnp.zeros(venue.shape[:2], bool) if outage is None else jnp.asarray(outage)
+    still = jnp.zeros(venue.shape, bool) if still is None else jnp.asarray(still)
     state = INITIAL(rules, venue[0] if start is None else jnp.asarray(start, venue.dtype), history)
-    return np.asarray(_scan(rules, state, venue, offset, outage)[1])
+    return np.asarray(_scan(rules, state, venue, offset, still)[1])
 
 
 def _one(path):
@@ -46,7 +46,7 @@ def _one(path):
     return np.asarray(path)[:, None, None]
 
 
-def _literal(rules, start, venue, offset, outage):
+def _literal(rules, start, venue, offset, still):
     """The six stages one number at a time, with the whole past at hand instead of a ring of it."""
     rules = jax.tree.map(np.asarray, rules)
     steps, pools, assets = venue.shape
@@ -67,7 +67,7 @@ def _literal(rules, start, venue, offset, outage):
                 mean = sum(seen[s] if s >= 0 else before for s in window) / len(window)
                 average = rules.smoothing[v] * average + (1 - rules.smoothing[v]) * mean
                 moved = abs(np.exp(average) / np.exp(mark) - 1)
-                if not outage[t, v] and (moved >= rules.deviation[v] or t - pushed_at >= rules.heartbeat[v]):
+                if not still[t, v, a] and (moved >= rules.deviation[v] or t - pushed_at >= rules.heartbeat[v]):
                     mark, pushed_at = average, t
                 shown[t, v, a] = mark
     return shown
@@ -93,8 +93,9 @@ def test_all_features_together_equal_the_literal_loop(seed):
     start = rng.normal(0, 0.01, (pools, assets))
     venue = start + np.cumsum(rng.normal(0, 0.004, (steps, pools, assets)), axis=0)
     offset = rng.normal(0, 0.05, venue.shape) * (rng.random(venue.shape) < 0.1)
-    outage = rng.random((steps, pools)) < 0.15
-    np.testing.assert_allclose(_run(rules, venue, offset, outage, history, start), _literal(rules, start, venue, offset, outage), rtol=0, atol=1e-12)
+    # pools that are down, and single prices that are stuck
+    still = (rng.random((steps, pools, 1)) < 0.1) | (rng.random(venue.shape) < 0.1)
+    np.testing.assert_allclose(_run(rules, venue, offset, still, history, start), _literal(rules, start, venue, offset, still), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -162,18 +163,18 @@ def test_a_heartbeat_pushes_however_small_the_move():
     assert np.array_equal(shown, np.repeat([0.0, path[3], path[7]], [3, 4, 3]))
 
 
-def test_an_outage_freezes_the_mark_and_ends_at_the_price_of_then():
+def test_a_standstill_freezes_the_mark_and_ends_at_the_price_of_then():
     path = np.linspace(0, -0.2, 10)
-    outage = np.zeros((10, 1), bool)
-    outage[3:7] = True
-    shown = _run(_rules(), _one(path), outage=outage)[:, 0, 0]
+    still = np.zeros((10, 1, 1), bool)
+    still[3:7] = True
+    shown = _run(_rules(), _one(path), still=still)[:, 0, 0]
     assert np.array_equal(shown, np.concatenate([path[:3], np.repeat(path[2], 4), path[7:]]))
 
 
-def test_an_outage_freezes_a_live_mark_where_the_last_round_left_it():
+def test_a_standstill_freezes_a_live_mark_where_the_last_round_left_it():
     rules = _rules(2, 1, delay=[0, 1])
     at = [jnp.full((2, 1), x) for x in (0.0, -0.01, -0.05, -0.04)]
-    offset, up, down = jnp.zeros((2, 1)), jnp.zeros(2, bool), jnp.ones(2, bool)
+    offset, up, down = jnp.zeros((2, 1)), jnp.zeros((2, 1), bool), jnp.ones((2, 1), bool)
     state, opening = OPEN(rules, INITIAL(rules, at[0], 4), at[1], offset, up)
     closing = FOLLOW(rules, opening, at[2], offset, up)
     _, frozen = OPEN(rules, marks.close_step(state, closing), at[3], offset, down)
@@ -181,11 +182,11 @@ def test_an_outage_freezes_a_live_mark_where_the_last_round_left_it():
     assert np.array_equal(frozen, closing)
 
 
-def test_a_heartbeat_that_falls_due_in_an_outage_is_pushed_right_after_it():
-    outage = np.zeros((10, 1), bool)
-    outage[2:6] = True
+def test_a_heartbeat_that_falls_due_in_a_standstill_is_pushed_right_after_it():
+    still = np.zeros((10, 1, 1), bool)
+    still[2:6] = True
     path = np.arange(10) * 1e-3
-    shown = _run(_rules(deviation=np.inf, heartbeat=4), _one(path), outage=outage)[:, 0, 0]
+    shown = _run(_rules(deviation=np.inf, heartbeat=4), _one(path), still=still)[:, 0, 0]
     assert np.array_equal(shown, np.repeat([0.0, path[6]], [6, 4]))
 
 
@@ -206,16 +207,16 @@ def test_only_marks_with_nothing_in_between_are_live():
 def test_following_live_marks_equals_opening_at_the_moved_price_and_others_stand(seed):
     rng = np.random.default_rng(seed)
     rules = _rules(6, 2, index_share=rng.random(6), delay=[0, 2, 0, 0, 0, 0], averaging=[1, 1, 3, 1, 1, 1], smoothing=[0, 0, 0, 0.5, 0, 0])
-    outage = jnp.asarray([False, False, False, False, False, True])
+    still = jnp.zeros((6, 2), bool).at[5].set(True).at[4, 1].set(True)
     prices = jnp.asarray(rng.normal(0, 0.1, (3, 6, 2)))
     offset = jnp.asarray(rng.normal(0, 0.1, (6, 2)))
     start = INITIAL(rules, prices[0], 4)
-    _, opening = OPEN(rules, start, prices[1], offset, outage)
-    _, moved = OPEN(rules, start, prices[2], offset, outage)
-    followed = FOLLOW(rules, opening, prices[2], offset, outage)
+    _, opening = OPEN(rules, start, prices[1], offset, still)
+    _, moved = OPEN(rules, start, prices[2], offset, still)
+    followed = FOLLOW(rules, opening, prices[2], offset, still)
     assert np.array_equal(followed[jnp.asarray([0, 4, 5])], moved[jnp.asarray([0, 4, 5])])
-    assert np.array_equal(followed[1:4], opening[1:4])
-    assert np.array_equal(FOLLOW(rules, opening, prices[1], offset, outage), opening)
+    assert np.array_equal(followed[1:4], opening[1:4]) and np.array_equal(followed[4:, 1], start.pushed[4:, 1])
+    assert np.array_equal(FOLLOW(rules, opening, prices[1], offset, still), opening)
 
 
 def test_a_history_without_room_is_refused():
@@ -235,7 +236,7 @@ def test_rules_can_be_batched():
     each = [_rules(2, 1, delay=[0, d], averaging=[3, 1], smoothing=[0.1 * d, 0]) for d in range(4)]
     together = jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
     state = INITIAL(each[0], venue[0], 6)
-    shown = jax.vmap(lambda rules: _scan(rules, state, venue, jnp.zeros_like(venue), jnp.zeros((15, 2), bool))[1])(together)
+    shown = jax.vmap(lambda rules: _scan(rules, state, venue, jnp.zeros_like(venue), jnp.zeros(venue.shape, bool))[1])(together)
     assert np.array_equal(shown, np.stack([_run(rules, venue, history=6) for rules in each]))
 
 
@@ -244,7 +245,7 @@ def test_gradients_are_finite_and_follow_the_averages():
     rules = _rules(averaging=3, smoothing=0.25)
 
     def last(path):
-        return _scan(rules, marks.initial(rules, path[0], 4), path, jnp.zeros_like(path), jnp.zeros((9, 1), bool))[1][-1, 0, 0]
+        return _scan(rules, marks.initial(rules, path[0], 4), path, jnp.zeros_like(path), jnp.zeros(path.shape, bool))[1][-1, 0, 0]
 
     gradient = jax.jit(jax.grad(last))
     weights = np.asarray(gradient(jnp.asarray(_one(np.linspace(0, 0.1, 9)))))[:, 0, 0]
@@ -259,6 +260,6 @@ def test_a_mark_that_was_not_pushed_does_not_depend_on_the_price():
     zero = jnp.zeros((1, 1))
 
     def mark(price):
-        return marks.open_step(rules, marks.initial(rules, zero, 4), price, zero, jnp.zeros(1, bool))[1][0, 0]
+        return marks.open_step(rules, marks.initial(rules, zero, 4), price, zero, jnp.zeros((1, 1), bool))[1][0, 0]
 
     assert float(jax.jit(jax.grad(mark))(jnp.ones((1, 1)))[0, 0]) == 0

@@ -9,15 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from stresslev.config.load import load_plan
 from stresslev.config.spec import ScenarioSpec
 
 ROOT = Path(__file__).resolve().parent.parent
 BLACK_THURSDAY, ADL_CASCADE, GAP = "2020-03-12_black_thursday", "2025-10-10_adl_cascade", "gap_35_half_depth"
 STAKED_ETHER, DEPEG = "2022-06-13_staked_ether", "2023-03-11_usdc_depeg"
+MAY_CRASH, TERRA, FTX = "2021-05-19_may_crash", "2022-05-09_terra", "2022-11-07_ftx"
 
 # Source of all facts: Binance public klines (data.binance.vision), spot 1-minute bars; for SOL USDT-M perpetual 1-hour bars. Peaks are
 # highs, troughs lows, starts closes of the first minute. Worst hours and minutes are from close to close; in 2025 the worst hour ends at
-# the low of the trough. 2022 is from hour bars of spot, worst hours from open to open; USDC from Kraken's hour bars.
+# the low of the trough. June 2022 is from hour bars of spot, worst hours from open to open; USDC from Kraken's hour bars; UST,
+# LUNA and FTT from bars of 15 and 30 minutes of spot.
 FACTS = [
     (BLACK_THURSDAY, "BTC", {"start": 7883.72, "peak": 7980, "trough": 3782, "fall": 0.526, "worst hour": 0.241, "worst minute": 0.0724}),
     (BLACK_THURSDAY, "ETH", {"start": 200.59, "peak": 203.18, "trough": 86.00, "fall": 0.577, "worst hour": 0.263, "worst minute": 0.0588}),
@@ -31,6 +34,16 @@ FACTS = [
     (DEPEG, "ETH", {"start": 1529.1, "peak": 1531, "trough": 1368.39, "fall": 0.1062, "worst hour": 0.0494}),
     (DEPEG, "SOL", {"start": 18.14, "peak": 18.18, "trough": 16, "fall": 0.12}),
     (DEPEG, "USDC", {"start": 1, "peak": 1, "trough": 0.874, "fall": 0.126}),
+    (MAY_CRASH, "BTC", {"start": 43745, "peak": 45799, "trough": 30000, "fall": 0.345, "worst hour": 0.2244, "worst minute": 0.058}),
+    (MAY_CRASH, "ETH", {"start": 3303.6, "peak": 3566, "trough": 1888, "fall": 0.4705, "worst hour": 0.3075, "worst minute": 0.0928}),
+    (MAY_CRASH, "SOL", {"start": 46.75, "peak": 58.58, "trough": 25.23, "fall": 0.569}),
+    (TERRA, "BTC", {"start": 34100, "peak": 34243, "trough": 26700, "fall": 0.220, "worst hour": 0.0762}),
+    (TERRA, "ETH", {"start": 2524, "peak": 2531, "trough": 1800, "fall": 0.2888, "worst hour": 0.1139}),
+    (TERRA, "UST", {"start": 0.9955, "trough": 0.225, "fall": 0.774}),
+    (TERRA, "LUNA", {"start": 64.27, "trough": 0.00004}),
+    (FTX, "BTC", {"start": 20910, "peak": 21070, "trough": 15588, "fall": 0.260, "worst hour": 0.0884}),
+    (FTX, "ETH", {"start": 1569.3, "peak": 1608, "trough": 1074, "fall": 0.332, "worst hour": 0.1108}),
+    (FTX, "FTT", {"start": 22.25, "peak": 23.90, "trough": 2.01, "fall": 0.916}),
 ]
 # Minute (UTC) of the trough and hours from the peak to it; for SOL only the hour of the trough is on record.
 TIMES = [
@@ -43,6 +56,10 @@ TIMES = [
     (STAKED_ETHER, "ETH", datetime(2022, 6, 18, 20, 30, tzinfo=UTC), 140),
     (DEPEG, "BTC", datetime(2023, 3, 10, 10, 48, tzinfo=UTC), 16.8),
     (DEPEG, "ETH", datetime(2023, 3, 10, 10, 41, tzinfo=UTC), 16.3),
+    (MAY_CRASH, "BTC", datetime(2021, 5, 19, 13, 10, tzinfo=UTC), 31),
+    (MAY_CRASH, "ETH", datetime(2021, 5, 19, 13, 10, tzinfo=UTC), 25),
+    (FTX, "BTC", datetime(2022, 11, 9, 23, 7, tzinfo=UTC), 69),
+    (FTX, "ETH", datetime(2022, 11, 9, 23, 37, tzinfo=UTC), 52),
 ]
 # Scenario, file of klines, and what the verifying script has to be told about them.
 KLINES = [
@@ -53,6 +70,17 @@ KLINES = [
     (DEPEG, "2023-03_usdc_depeg_1m.csv.gz", []),
     (DEPEG, "2023-03_usdc_depeg_1h.csv.gz", ["--symbol", "SOLUSDT", "--market", "spot"]),
     (DEPEG, "kraken_usdcusd_1h.csv", ["--symbol", "USDCUSD", "--quote", "USD", "--hold-before"]),
+    (MAY_CRASH, "2021-05-19_may_crash_1m.csv.gz", []),
+    *(
+        (MAY_CRASH, "2021-05-19_may_crash_1h.csv.gz", ["--symbol", f"{a}USDT", "--market", m])
+        for a, m in (("SOL", "perp"), ("LUNA", "spot"), ("FTT", "spot"))
+    ),
+    (TERRA, "2022-05_luna_ust_1m.csv.gz", []),
+    (TERRA, "2022-05_luna_ust_1h.csv.gz", ["--symbol", "SOLUSDT", "--market", "perp"]),
+    *((TERRA, "depeg_windows.csv.gz", ["--symbol", f"{a}USDT", "--hold-after"]) for a in ("UST", "LUNA")),
+    (FTX, "2022-11_ftx_1m.csv.gz", []),
+    (FTX, "2022-11_ftx_1h.csv.gz", ["--symbol", "SOLUSDT", "--market", "perp"]),
+    (FTX, "depeg_windows.csv.gz", ["--symbol", "FTTUSDT"]),
     (ADL_CASCADE, "2025-10-10_adl_1h.csv.gz", ["--symbol", "SOLUSDT", "--market", "perp", "--trough-at", "2025-10-10T21:20"]),
 ]
 
@@ -106,7 +134,15 @@ def tables():
 
 
 def test_the_scenarios_are_shipped():
-    assert {BLACK_THURSDAY, STAKED_ETHER, DEPEG, ADL_CASCADE, GAP} <= set(shipped())
+    assert {BLACK_THURSDAY, MAY_CRASH, TERRA, STAKED_ETHER, FTX, DEPEG, ADL_CASCADE, GAP} <= set(shipped())
+
+
+@pytest.mark.parametrize("suite", ["historical", "hypothetical", "committee"])
+def test_suites_hold_all_scenarios_of_their_kind(suite):
+    plan, origins = load_plan(suite), {"historical", "hypothetical"} if suite == "committee" else {suite}
+    other = {"fall_15_with_traders"} if suite == "hypothetical" else set()
+    assert {s.name for s in plan.scenarios} == {name for name in shipped() if load(name).origin in origins} - other
+    assert {s.origin for s in plan.scenarios} == origins and plan.limits
 
 
 @pytest.mark.parametrize("stem", shipped())
@@ -238,6 +274,26 @@ def test_hour_bars_give_the_low_at_the_stated_minute(tables, tmp_path, capsys):
     assert path.minutes == (0, 30, 60, 120, 180, 200, 240, 300)
     assert path.prices == (100, 100, 100, 98, 95, 60, 80, 85)
     assert tables.main([*command, "2024-01-01T05:20"]) == 1, "outside the hour of the lowest low"
+
+
+def test_klines_that_end_too_early_can_be_held(tables, tmp_path, capsys):
+    klines = tmp_path / "klines.csv.gz"
+    write_klines(klines, 30, np.array([100.0, 50.0, 20.0]), np.array([99.0, 50.0, 10.0]))
+    command = [str(klines), "--symbol", "ABCUSDT", "--start", "2024-01-01", "--minutes", "120"]
+    assert tables.main(command) == 1
+    capsys.readouterr()
+    assert tables.main([*command, "--hold-after"]) == 0
+    path = ScenarioSpec.model_validate(tomllib.loads(scenario_text(capsys.readouterr().out, 120))).paths["ABC"]
+    # opens of the three bars, the low in the middle of the last, and its close for as long as there is none
+    assert dict(zip(path.minutes, path.prices, strict=True)) == {0: 100, 15: 100, 30: 100, 60: 50, 75: 10, 90: 20, 120: 20}
+
+
+def test_of_the_bar_that_opens_at_the_end_only_the_open_counts(tables, tmp_path, capsys):
+    klines = tmp_path / "klines.csv.gz"
+    write_klines(klines, 30, np.array([100.0, 90.0, 80.0, 70.0]), np.array([100.0, 90.0, 80.0, 1.0]))
+    assert tables.main([str(klines), "--symbol", "ABCUSDT", "--start", "2024-01-01", "--minutes", "90"]) == 0
+    path = ScenarioSpec.model_validate(tomllib.loads(scenario_text(capsys.readouterr().out, 90))).paths["ABC"]
+    assert path.minutes[-1] == 90 and path.prices[-1] == 80 and min(path.prices) == 80
 
 
 def test_klines_with_a_gap_are_refused(tables, tmp_path, capsys):

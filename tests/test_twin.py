@@ -78,9 +78,8 @@ def test_the_random_systems_exercise_every_mechanism(group):
     """By the twin: series that move, rules and forms that are drawn, and states that are left."""
     seen = dict.fromkeys(TRACES[group], 0)
     drawn = {}
-    also = dict.fromkeys(
-        ("basis", "arbitrage", "rationed", "moved marks", "reserves", "coins sold", "tokens below par", "depth withdrawn", "funds closed"), 0
-    )
+    named = ("basis", "arbitrage", "rationed", "moved marks", "stuck marks", "reserves", "coins sold", "tokens below par", "funds closed")
+    also = dict.fromkeys(named, 0)
     reduced_under, posted_under = set(), set()
     for seed in SEEDS:
         system, book, path = random_case(seed, GROUPS[group])
@@ -98,6 +97,8 @@ def test_the_random_systems_exercise_every_mechanism(group):
         also["basis"] += int(np.abs(state.basis).max() > 1e-4)
         also["arbitrage"] += int(np.abs(state.arb_quantity).max() > 0)
         also["moved marks"] += int(np.abs(np.log(out["mark"] / out["venue_price"])).max() > 1e-3)
+        still = (np.diff(out["mark"], axis=0) == 0) & (np.diff(out["venue_price"], axis=0) != 0)
+        also["stuck marks"] += int("stuck" in path and (still & path["stuck"][1:]).any())
         also["reserves"] += int(state.reserves.max() > 0)
         also["coins sold"] += int(np.abs(state.maker_coins).max() > 0)
         also["funds closed"] += int(state.fund_closed.any())
@@ -114,6 +115,7 @@ def test_the_random_systems_exercise_every_mechanism(group):
         "basis": "venues",
         "arbitrage": "venues",
         "moved marks": "marks",
+        "stuck marks": "marks",
         "reserves": "lending",
         "coins sold": "coins",
         "tokens below par": "receipts",

@@ -49,7 +49,7 @@ def system_arrays(
     """
     grid = Grid(np.asarray(reference_price, float), float(step_minutes))
     pools = system.pools.values()
-    disturbed = shock is not None and (shock.mark_offset is not None or shock.outage is not None)
+    disturbed = shock is not None and shock.disturbs_marks
     none = np.zeros((len(system.pools), len(system.assets)))
     return System(
         reference_price=grid.reference_price,
@@ -73,5 +73,10 @@ def mark_history(system: SystemSpec, step_minutes: float) -> int:
 def path_arrays(shock: Shock) -> Path:
     """The engine's view of a shock."""
     return Path(
-        log_price=shock.log_price[1:], depth_factor=shock.depth_factor, mark_offset=shock.mark_offset, outage=shock.outage, premium=shock.premium
+        log_price=shock.log_price[1:],
+        depth_factor=shock.depth_factor,
+        mark_offset=shock.mark_offset,
+        outage=shock.outage,
+        stuck=shock.stuck,
+        premium=shock.premium,
     )

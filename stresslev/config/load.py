@@ -210,9 +210,14 @@ def _check_scenario(scenario: ScenarioSpec, system: SystemSpec, file: Path) -> N
             for asset in curves:
                 if asset not in system.assets:
                     problems.append(Problem(f"{key}.{pool}.{asset}", "", "is no asset of the system", did_you_mean(asset, system.assets)))
-    for number, outage in enumerate(scenario.outages):
-        if outage.pool not in system.pools:
-            problems.append(Problem(f"outages.{number}.pool", outage.pool, "is no pool of the system", did_you_mean(outage.pool, system.pools)))
+    for key in ("outages", "stuck_marks"):
+        for number, span in enumerate(getattr(scenario, key)):
+            if span.pool not in system.pools:
+                problems.append(Problem(f"{key}.{number}.pool", span.pool, "is no pool of the system", did_you_mean(span.pool, system.pools)))
+    for number, held in enumerate(scenario.stuck_marks):
+        for asset in held.assets or ():
+            if asset not in system.assets:
+                problems.append(Problem(f"stuck_marks.{number}.assets", asset, "is no asset of the system", did_you_mean(asset, system.assets)))
     if scenario.behaviour is not None:
         problems += _behaviour_problems(scenario.behaviour, system)
     if problems:

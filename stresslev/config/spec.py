@@ -233,8 +233,8 @@ class CurveSpec(Spec):
         return self
 
 
-class OutageSpec(Spec):
-    """A pool that is down: its marks stand still and nothing can be liquidated."""
+class SpanSpec(Spec):
+    """A pool and a span of time."""
 
     pool: Name = Field(description="which")
     start_minute: NonNegative = Field(description="from")
@@ -245,6 +245,16 @@ class OutageSpec(Spec):
         if self.end_minute <= self.start_minute:
             raise ValueError("end_minute must be after start_minute")
         return self
+
+
+class OutageSpec(SpanSpec):
+    """A pool that is down: its marks stand still and nothing can be liquidated."""
+
+
+class StuckSpec(SpanSpec):
+    """Marks or oracles of a pool that stand still while it goes on working."""
+
+    assets: tuple[Name, ...] | None = Field(None, min_length=1, description="whose marks; absent: all")
 
 
 class ScenarioSpec(Spec):
@@ -272,6 +282,7 @@ class ScenarioSpec(Spec):
         default_factory=dict, description="pool -> asset -> premium of the perp over the index, for funding"
     )
     outages: tuple[OutageSpec, ...] = Field((), description="pools that are down for a while")
+    stuck_marks: tuple[StuckSpec, ...] = Field((), description="marks or oracles that stand still for a while, at pools that go on working")
     system: str | None = Field(None, description="system to run the scenario on by itself; absent: three perp venues. Suites name their own")
     behaviour: BehaviourSpec | None = Field(None, description="what algorithmic traders and depositors do; absent: nothing")
 

@@ -7,7 +7,8 @@ All prices are logs over the reference price. At the opening of a step (`open_st
 3. delay: the source of some steps ago;
 4. averaging: time-weighted over a window, then exponential;
 5. push: the published value moves only when the new one is far enough from it or it has grown too old;
-6. outage: nothing is published and the last mark stands. Sources go on being recorded, so that the mark catches up at once afterwards.
+6. standstill: in an outage of the pool, or while the price of the asset is stuck there, nothing is published and the last mark stands. Sources go on
+   being recorded, so that the mark catches up at once afterwards.
 
 Between openings, prices move with the rounds of liquidation; a mark without delay, averaging or push follows them (`follow`), any other stands.
 """
@@ -102,10 +103,11 @@ def _delayed_mean(rules: MarkRules, history: Array, position: Array) -> Array:
     return newest[0] + jnp.sum(distance, axis=0) / count[:, None]
 
 
-def open_step(rules: MarkRules, state: MarkState, venue: Array, offset: Array, outage: Array) -> tuple[MarkState, Array]:
+def open_step(rules: MarkRules, state: MarkState, venue: Array, offset: Array, still: Array) -> tuple[MarkState, Array]:
     """The marks at the opening of a step.
 
-    `venue` (V, A) log prices at the pools, `offset` (V, A) scripted log dislocation of what the pool sees, `outage` (V,) bool.
+    `venue` (V, A) log prices at the pools, `offset` (V, A) scripted log dislocation of what the pool sees, `still` (V, A) bool:
+    nothing is published.
     Returns the state and the (V, A) marks. A push is made when `|new / last - 1| >= deviation` or the last is `heartbeat` steps old
     (Chainlink data feeds: deviation threshold and heartbeat).
     """
@@ -115,7 +117,7 @@ def open_step(rules: MarkRules, state: MarkState, venue: Array, offset: Array, o
     average = mean + rules.smoothing[:, None] * (state.average - mean)
     age = state.age + 1
     far = jnp.abs(jnp.expm1(lax.stop_gradient(average - state.pushed))) >= rules.deviation[:, None]
-    push = (far | (age >= rules.heartbeat[:, None])) & ~outage[:, None]
+    push = (far | (age >= rules.heartbeat[:, None])) & ~still
     mark = jnp.where(push, average, state.pushed)
     return MarkState(history=history, position=position, average=average, pushed=mark, age=jnp.where(push, 0, age)), mark
 
@@ -126,15 +128,16 @@ def live(rules: MarkRules) -> Array:
     return (rules.delay <= 0) & (rules.averaging <= 1) & (rules.smoothing <= 0) & every_move
 
 
-def follow(rules: MarkRules, opening_mark: Array, venue: Array, offset: Array, outage: Array) -> Array:
-    """(V, A) marks within a step, after prices at the pools have moved to `venue`: live pools follow, the others keep the opening mark.
+def follow(rules: MarkRules, opening_mark: Array, venue: Array, offset: Array, still: Array) -> Array:
+    """(V, A) marks within a step, after prices at the pools have moved to `venue`: live pools follow but where their marks
+    are `still` (V, A), the others keep the opening mark.
 
     At unmoved prices this is the opening mark itself.
     """
-    moves = (live(rules) & ~outage)[:, None]
+    moves = live(rules)[:, None] & ~still
     return jnp.where(moves, source(rules, venue) + offset, opening_mark)
 
 
 def close_step(state: MarkState, mark: Array) -> MarkState:
-    """Remember the (V, A) marks after the last round of the step: it is at these that an outage in the next step freezes a live pool."""
+    """Remember the (V, A) marks after the last round of the step: it is at these that a standstill in the next step freezes a live pool."""
     return replace(state, pushed=mark)

@@ -19,7 +19,7 @@ class Seen:
 
     mark: Array | None  # (V, A) log marks at the opening; None where every mark is the venue's price
     offset: Array  # (V, A) scripted dislocation
-    outage: Array  # (V,) bool
+    still: Array  # (V, A) bool: marks that stand still
 
 
 def common_log_price(state: State, system: System) -> Array:
@@ -54,7 +54,7 @@ def venue_log_price(state: State, system: System) -> Array:
 def mark_log_price(state: State, system: System, seen: Seen) -> Array:
     """(V, A) log prices by which pools judge accounts."""
     venue = venue_log_price(state, system)
-    return venue if seen.mark is None else marks.follow(system.marks, seen.mark, venue, seen.offset, seen.outage)
+    return venue if seen.mark is None else marks.follow(system.marks, seen.mark, venue, seen.offset, seen.still)
 
 
 def prices(state: State, system: System, seen: Seen) -> Prices:

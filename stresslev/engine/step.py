@@ -237,6 +237,7 @@ def step(
     """
     pools, assets = system.tier_floor.shape[:2]
     outage = jnp.zeros((pools,), bool) if now.outage is None else now.outage
+    still = jnp.broadcast_to(outage[:, None], (pools, assets)) if now.stuck is None else outage[:, None] | now.stuck
     offset = jnp.zeros((pools, assets), now.log_price.dtype) if now.mark_offset is None else now.mark_offset
     system = fixed_terms(system, policy)
     last_opening = state.market.opening
@@ -249,7 +250,7 @@ def step(
     venue = venue_log_price(state, system)
     mark = None
     if system.marks is not None:
-        seen_marks, mark = marks.open_step(system.marks, state.marks, venue, offset, outage)
+        seen_marks, mark = marks.open_step(system.marks, state.marks, venue, offset, still)
         state = replace(state, marks=seen_marks)
     state, funding_rate, funding_paid = _accrue_funding(state, system, venue, now, outage)
     state, borrow_rate = _accrue_interest(state, system)
@@ -258,7 +259,7 @@ def step(
         # the return is that of the opening: what arbitrage has moved since belongs to the next
         move = state.market.opening - last_opening
         state = replace(state, traders=traders.observe(system.traders, state.traders, move, common_log_price(state, system)))
-    seen = Seen(mark=mark, offset=offset, outage=outage)
+    seen = Seen(mark=mark, offset=offset, still=still)
     state, system = _lever(state, system, policy, seen, last_opening, thinning)
     conditions = Conditions(
         seen=seen,

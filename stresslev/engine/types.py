@@ -208,6 +208,7 @@ class Path:
     depth_factor: Array  # (T, A)
     mark_offset: Array | None = None  # (T, V, A) scripted dislocation of marks, log
     outage: Array | None = None  # (T, V) bool: marks frozen, nothing can be liquidated
+    stuck: Array | None = None  # (T, V, A) bool: the mark stands still, and the pool goes on working
     premium: Array | None = None  # (T, V, A) scripted premium of perps over the index
 
 

@@ -18,10 +18,11 @@ NOT_MODELLED = (
     "Momentum, mean-reversion and arbitrage traders bear their losses without limit; only leverage funds default.",
     "Auto-deleveraging leaves out makers and inverse contracts.",
     "Liquidators of lending pools take baskets pro rata, not the pair that pays them best.",
+    "Nobody draws new loans, so that a price that is too high hurts no lender.",
     "Receipt tokens change hands; they are not redeemed.",
     "LLAMMA-like soft liquidation is not modelled.",
     "Price and depth do not cross from one asset to another but by paths, accounts and receipt tokens.",
-    "Market makers withdraw, and never default.",
+    "Market makers withdraw when they lose, and never default (makers whose own positions fail are leverage funds).",
     "Clients of venues do not withdraw their money; depositors of lenders do, by rule.",
 )
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from stresslev.config.assets import AssetSpec
 from stresslev.config.load import data_file
-from stresslev.config.spec import DepthSpec, PathSpec, ScenarioSpec
+from stresslev.config.spec import DepthSpec, OutageSpec, PathSpec, ScenarioSpec, StuckSpec
 from stresslev.errors import InputError, Problem
 from stresslev.shocks.price_file import read_prices, timestamp
 
@@ -28,6 +28,7 @@ class Shock:
       mark_offset: (T, V, A) log dislocation of the pools' marks, or None.
       premium: (T, V, A) of perps over the index, or None.
       outage: (T, V) bool, or None.
+      stuck: (T, V, A) bool, marks that stand still, or None.
     """
 
     assets: tuple[str, ...]
@@ -38,6 +39,12 @@ class Shock:
     mark_offset: np.ndarray | None = None
     premium: np.ndarray | None = None
     outage: np.ndarray | None = None
+    stuck: np.ndarray | None = None
+
+    @property
+    def disturbs_marks(self) -> bool:
+        """Whether marks are moved or held, so that pools without rules of their own need some."""
+        return any(x is not None for x in (self.mark_offset, self.outage, self.stuck))
 
     @property
     def log_return(self) -> np.ndarray:
@@ -116,6 +123,11 @@ def _curves(given: dict, pools: tuple[str, ...], assets: tuple[str, ...], grid: 
     return out
 
 
+def _during(span: OutageSpec | StuckSpec, grid: np.ndarray) -> np.ndarray:
+    """(T,) bool: the steps that end after its beginning and not after its end."""
+    return (grid[1:] > span.start_minute) & (grid[1:] <= span.end_minute)
+
+
 def build(
     scenario: ScenarioSpec, assets: tuple[str, ...], base: Path, *, defaults: dict[str, AssetSpec] | None = None, pools: tuple[str, ...] = ()
 ) -> Shock:
@@ -126,7 +138,7 @@ def build(
       assets: the system's assets, in its order.
       base: folder that price files are relative to.
       defaults: the assets' specifications, for paths that the scenario does not give.
-      pools: names of the system's pools, for dislocations, premiums and outages.
+      pools: names of the system's pools, for dislocations, premiums, outages and stuck marks.
 
     Raises:
       InputError: a price file that is missing, malformed or too short.
@@ -146,11 +158,13 @@ def build(
         factor = scenario.depth.get(name, scenario.depth.get("default", DepthSpec()))
         depth.append(scenario.depth_scale * np.interp(grid[1:], factor.minutes, factor.factors))
     offset = _curves(scenario.dislocations, pools, assets, grid)
-    outage = None
-    if scenario.outages:
-        outage = np.zeros((scenario.steps, len(pools)), bool)
-        for down in scenario.outages:
-            outage[(grid[1:] > down.start_minute) & (grid[1:] <= down.end_minute), pools.index(down.pool)] = True
+    outage = np.zeros((scenario.steps, len(pools)), bool) if scenario.outages else None
+    for down in scenario.outages:
+        outage[_during(down, grid), pools.index(down.pool)] = True
+    stuck = np.zeros((scenario.steps, len(pools), len(assets)), bool) if scenario.stuck_marks else None
+    for held in scenario.stuck_marks:
+        for name in held.assets or assets:
+            stuck[_during(held, grid), pools.index(held.pool), assets.index(name)] = True
     return Shock(
         assets=tuple(assets),
         minutes=grid,
@@ -160,4 +174,5 @@ def build(
         mark_offset=None if offset is None else np.log1p(offset),
         premium=_curves(scenario.premiums, pools, assets, grid),
         outage=outage,
+        stuck=stuck,
     )

@@ -253,7 +253,7 @@ def open_marks(system, state) -> None:
             mean = sum(window) / len(window)
             keep = marks["smoothing"][v]
             state.mark_average[v, a] = keep * state.mark_average[v, a] + (1.0 - keep) * mean
-            if state.outage[v]:
+            if state.outage[v] or state.stuck[v, a]:
                 state.mark_age[v, a] += 1
                 continue
             move = abs(math.expm1(state.mark_average[v, a] - state.pushed[v, a]))
@@ -270,7 +270,9 @@ def refresh_marks(system, state) -> None:
     sources = mark_sources(system, state)
     for v in range(system.V):
         if follows_its_source(system, v) and not state.outage[v]:
-            state.pushed[v] = sources[v]
+            for a in range(system.A):
+                if not state.stuck[v, a]:
+                    state.pushed[v, a] = sources[v, a]
 
 
 def mark_prices(system, state):

@@ -78,7 +78,7 @@ def run(system: dict, book: dict, path: dict, max_rounds: int) -> dict:
             as the engine names them; optional mechanisms as dicts under the engine's names, left out or None when there is none.
     book:   pool (N,), equity_at_reference (N,), quantity (N,A), optional collateral (N,A), entry (N,A), portfolio (N,) bool; optional loans
             with pool, supply, debt, cash; optional links [(owner, "perps" or "loans", number)].
-    path:   log_price (T,A), depth_factor (T,A), optional mark_offset (T,V,A), outage (T,V), premium (T,V,A).
+    path:   log_price (T,A), depth_factor (T,A), optional mark_offset (T,V,A), outage (T,V), stuck (T,V,A), premium (T,V,A).
     """
     rules = read_system(system)
     state = opening_state(rules, book)
@@ -226,6 +226,7 @@ def read_path(system, path: dict, t: int):
         depth_factor=np.array(path["depth_factor"][t], float),
         mark_offset=optional("mark_offset", np.zeros((V, A))),
         outage=optional("outage", np.zeros(V, bool)),
+        stuck=optional("stuck", np.zeros((V, A), bool)),
         premium=optional("premium", np.zeros((V, A))),
     )
 
@@ -244,7 +245,7 @@ def empty_tally(system):
 def play_step(system, state, now, max_rounds: int) -> dict:
     cash_before, contracts_before, coins_before = ledgers(system, state)
     tally = empty_tally(system)
-    state.mark_offset, state.outage, state.premium = now.mark_offset, now.outage, now.premium
+    state.mark_offset, state.outage, state.stuck, state.premium = now.mark_offset, now.outage, now.stuck, now.premium
     state.tokens_sold = np.zeros(system.A)
     prices.open_market(system, state, now.log_price, now.depth_factor)
     prices.arbitrage(system, state)
