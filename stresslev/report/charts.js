@@ -4,12 +4,18 @@
   const PAPER_WIDTH = 672; // pixels of an A4 page within its margins
   const PAPER_HEIGHT = 0.78; // of the height on screen
   const CONFIG = {displaylogo: false, displayModeBar: false, responsive: true};
+  const NARROW = 520; // pixels of a plot in which only a few times fit below
   const plots = [];
+  const fewer = (plot, layout) => {
+    if (plot.clientWidth > 0 && plot.clientWidth < NARROW)
+      for (const [name, axis] of Object.entries(layout)) if (/^xaxis/.test(name) && axis.nticks > 3) axis.nticks = 3;
+  };
   for (const plot of document.querySelectorAll(".plot")) {
     const figure = JSON.parse(document.getElementById(plot.id + "-data").textContent);
     if (figure.origin !== null)
       for (const trace of figure.data) trace.x = trace.x.map((minute) => figure.origin + 60000 * minute);
     plots.push({plot, height: figure.layout.height, size: figure.layout.font.size});
+    fewer(plot, figure.layout);
     Plotly.newPlot(plot, figure.data, figure.layout, CONFIG);
   }
   const resize = (change, factor) => {

@@ -174,7 +174,7 @@ def _moment(minute: float) -> str:
 def _policy(data: dict, numbers: Iterator[int]) -> Html:
     rows = [[p["path"], _figure(p["untuned"]), _figure(p["tuned"]), f"{_figure(p['low'])} to {_figure(p['high'])}"] for p in data["parameters"]]
     text = tag("p", "The whole policy is in policy.toml beside this page, ready for stresslev run --policy.")
-    drawn = sections.figure(_map(data), next(numbers))
+    drawn = sections.figure(_map(data), next(numbers), 3)
     return section("policy", _SECTIONS["policy"], tables.table(["Parameter", "Untuned", "Tuned", "Bounds"], rows), text, drawn)
 
 
@@ -202,7 +202,7 @@ def document(data: dict) -> str:
     mark = {"within": "✓", "breached": "✕", "none": "○"}[state]
     statement = tag("p", tag("span", mark, class_="sign", aria_hidden="true"), data["headline"], class_="statement")
     verdict = section("verdict", _SECTIONS["verdict"], tag("div", statement, class_=f"banner {state}"), items(data["sentences"], class_="narrative"))
-    drawn = [sections.figure(c, next(numbers)) for c in [*_history(data), _rivals(data), _frontier(data)] if c is not None]
+    drawn = [sections.figure(c, next(numbers), 3) for c in [*_history(data), _rivals(data), _frontier(data)] if c is not None]
     search = section("search", _SECTIONS["search"], tag("p", " ".join([data["search"], *data["raced"]])), drawn)
     configured = tag("details", tag("summary", "Experiment as configured (JSON)"), tag("pre", json.dumps(data["configuration"], indent=2)))
     reproduce = section("reproduce", _SECTIONS["reproduce"], tag("pre", data["command"], class_="command"), configured)

@@ -20,9 +20,9 @@ from stresslev.report.markup import Html, data_script, join, tag
 from stresslev.report.plots import Colours
 
 
-def figure(chart: Chart, number: int) -> Html:
-    """A chart as an element, with its data beside it for the page's script."""
-    title = tag("h4", chart.title, tag("span", chart.unit, class_="unit") if chart.unit else None)
+def figure(chart: Chart, number: int, level: int = 4) -> Html:
+    """A chart as an element, with its data beside it for the page's script. Args: `level` of its heading, one below that of what it is in."""
+    title = tag(f"h{level}", chart.title, tag("span", chart.unit, class_="unit") if chart.unit else None)
     if chart.figure is None:
         return tag("div", title, tag("p", chart.caption, class_="empty"), class_="figure")
     key = [tag("li", tag("span", "", class_=f"swatch {kind}", style=f"border-color:{colour}"), text) for kind, colour, text in chart.key]
