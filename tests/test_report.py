@@ -201,7 +201,7 @@ class Outline(HTMLParser):
         self.tags.append((name, attrs))
         self.ids += [attrs["id"]] if "id" in attrs else []
         self.targets += [attrs["href"]] if "href" in attrs else []
-        if name not in ("meta", "br"):
+        if name not in ("meta", "br", "input"):
             self.open.append(name)
 
     def handle_endtag(self, name):
@@ -222,7 +222,13 @@ BAD = {"closed": 200.0, "debt": 50.0, "draw": 100.0, "further": 0.1}
 def test_verdict_comes_first(tmp_path, bounds, headline, cell):
     text = page(save(tmp_path, {"calm": dataset(fall=0.0), "bad": dataset(**BAD)}, bounds))
     assert headline in text
-    assert text.index(headline) < text.index("Contents<") < text.index("What drives it</h2>") < text.index("Measures</h3>") < text.index('id="scenario-bad"')
+    assert (
+        text.index(headline)
+        < text.index("Contents<")
+        < text.index("What drives it</h2>")
+        < text.index("Measures</h3>")
+        < text.index('id="scenario-bad"')
+    )
     if cell is None:
         assert "✕ breached" not in text
         assert "✓ within<" not in text

@@ -83,7 +83,7 @@ def test_the_page_is_narrowed_down_by_keyboard(shown):
     sections, rows = "main > section > h2", "#verdict .verdicts tbody tr"
     every = visible(shown, sections)
     assert "A calm day" in every and len(visible(shown, rows)) == 2
-    assert visible(shown, "#drivers tr[data-pool]").count(visible(shown, "#drivers tr[data-pool]")[0]) == 1
+    assert len(visible(shown, "tr[data-pool] > th")) > 20
 
     shown.run("document.getElementById('filter-breached').focus()")
     shown.press(" ", 32, " ")
@@ -94,8 +94,7 @@ def test_the_page_is_narrowed_down_by_keyboard(shown):
 
     shown.run("document.getElementById('filter-pool').focus()")
     shown.press("ArrowDown", 40)
-    pools = {text.split("%")[0] for text in visible(shown, "tr[data-pool] > th")}
-    assert pools == {"large"}
+    assert set(visible(shown, "tr[data-pool] > th")) == {"large"}
 
     shown.run("document.querySelector('#filter button').focus()")
     shown.press("Enter", 13, "\r")
@@ -193,7 +192,7 @@ def _outline(pdf: bytes) -> tuple[int, dict[str, int]]:
 def test_a_printed_report_has_the_pages_it_should(shown):
     """The verdict with limits and change on page one; drivers, each scenario and the appendix begin pages of their own."""
     pages, places = _outline(shown.printed())
-    assert places["Verdict"] == places["Limits"] == places["Change against the last run"] == places["Contents"] == 1
+    assert places["Verdict"] == places["Limits"] == places["Change against the last run"] == places["CONTENTS"] == 1
     starts = [places[title] for title in ("What drives it", "A crash", "A calm day", "Appendix: assumptions and limits of the model")]
     assert starts[0] == 2 and starts == sorted(set(starts)) and starts[-1] < pages <= 30
     assert places["Prices with and without the cascade"] > starts[1]

@@ -214,7 +214,7 @@ def test_a_policy_without_caps_is_compared_without_their_measures(tmp_path):
     table = rows(comparison_tables.measures(found))
     assert table["Leverage allowed"] == ["n/a", "★ 5×"] or table["Leverage allowed"] == ["n/a", "5×"]
     assert "leverage allowed" not in told.trade(found, found.policies[1])
-    scatter, caps, _ = comparison_charts.charts(found)
+    scatter, caps = comparison_charts.frontier(found), comparison_charts.charts(found)[0]
     assert "leverage used" in scatter.unit
     assert caps.caption == "fixed sets no caps. dynamic leaves caps as they are."
     assert len(caps.figure["data"]) == 2 and len(caps.key) == 1

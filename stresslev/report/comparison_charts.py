@@ -65,6 +65,7 @@ def frontier(compared: Compared) -> Chart | None:
     data, notes, best = [], [], _efficient(x, y)
     if len(best) > 1:
         edge = plots.line(x[best], y[best], "frontier", plots.FAINT, "%", width=1.2, hoverinfo="skip", hovertemplate=None)
+        edge |= {"x": series.rounded(x[best])}
         edge["line"]["dash"] = "4px,3px"
         data.append(edge)
     for i, p in enumerate(compared.policies):

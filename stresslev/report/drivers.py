@@ -33,7 +33,7 @@ def _falls(run: Run) -> Chart | None:
     found = [(s, d) for s, d in found if d.fall >= NEGLIGIBLE]
     if len(run.scenarios) < 2 or not found:
         return None
-    names = [plots.short(f"{d.asset}: {s.title}", 30) for s, d in found]
+    names, labels = [s.name for s, _ in found], [plots.folded(f"{d.asset}: {s.title}", 28) for s, d in found]
     x = [(100 * d.fall_without, 100 * d.fall) for _, d in found]
     data = []
     for name, ends in zip(names, x, strict=True):
@@ -42,11 +42,12 @@ def _falls(run: Run) -> Chart | None:
     for i, (colour, symbol, word) in enumerate(((_WITHOUT, "circle-open", "without the cascade"), (_WITH, "square", "with it"))):
         marks = {"type": "scatter", "mode": "markers", "x": [ends[i] for ends in x], "y": names, "name": html.escape(word), "showlegend": False}
         look = {"color": colour, "symbol": symbol, "size": 11, "line": {"width": 2.5, "color": colour}}
-        data.append(marks | {"marker": look, "hovertemplate": f"%{{y}}: %{{x:.3~g}}% {word}<extra></extra>"})
+        data.append(marks | {"marker": look, "hovertemplate": f"%{{x:.3~g}}% {word}<extra></extra>"})
     top = 1.08 * max(max(ends) for ends in x)
     across = plots.value_axis(0, top, "%", tickangle=0)
     down = {"autorange": "reversed", "ticks": "outside", "ticklen": 6, "tickcolor": "rgba(0,0,0,0)", "fixedrange": True, "type": "category"}
-    left = round(15 + max(7.4 * len(n) for n in names))
+    down |= {"tickvals": names, "ticktext": labels}
+    left = round(15 + max(7.4 * len(line) for n in labels for line in n.split("<br>")))
     layout = plots.layout(_ROW * len(names) + 56, left=left, right=14, xaxis=across, yaxis=down)
     worst, most = max(found, key=lambda pair: pair[1].further)
     caption = (

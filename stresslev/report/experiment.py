@@ -1,5 +1,6 @@
 """The page of a tuning experiment: what was found, whether it holds out of sample, and what in it matters."""
 
+import html
 import json
 from collections.abc import Iterator, Sequence
 from itertools import count
@@ -59,6 +60,7 @@ def _axes(title_x: str, x: Sequence[float], y: Sequence[float], log_x: bool = Fa
 
 
 def _line(x, y, name: str, colour: str, **more) -> dict:
+    name = html.escape(name)
     style = {"type": "scatter", "mode": "lines", "x": [float(a) for a in x], "y": [None if b is None else float(b) for b in y]}
     return (
         style
@@ -150,21 +152,30 @@ def _frontier(data: dict) -> Chart | None:
 
 
 def _map(data: dict) -> Chart:
-    """What would be liquidated at moved prices, under both policies, at two moments."""
+    """What would be liquidated at moved prices, under both policies, at the start and at a later moment, which may be the start itself."""
     found = data["map"]
-    moves, unit = [100 * m for m in found["moves"]], plots.money_unit(max(x for rows in found["usd"].values() for row in rows for x in row))
-    traces, key, everything = [], [], []
+    moves = np.array(found["moves"])
+    steps = [*100 * moves[moves < 0], 0.0, *100 * moves[moves > 0]]
+    at = int((moves < 0).sum())  # no move liquidates nothing
+    most = max(x for rows in found["usd"].values() for row in rows for x in row)
+    unit = plots.money_unit(most)
+    moments = dict(zip(found["minutes"], ("dot", "solid"), strict=True))
+    traces, key = [], []
     for i, (name, rows) in enumerate(found["usd"].items()):
-        for row, dash, minute in zip(rows, ("dot", "solid"), found["minutes"], strict=True):
-            y = [x / unit.factor for x in row]
-            line = {"color": plots.PALETTE[i], "width": 1.8, "dash": dash}
-            traces.append(_line(moves, y, f"{name}, minute {minute:.0f}", plots.PALETTE[i], line=line))
-            key.append(("dotted" if dash == "dot" else "solid", plots.PALETTE[i], f"{name}, {_moment(minute)}"))
-            everything += y
-    caption = f"In {found['scenario']}, pools and assets summed; on the way from no move to each. The later moment is when a fall of a tenth would "
-    caption += f"liquidate most under the {data['first']} policy."
-    figure = still(traces, plots.layout(320, **_axes("move of every price alone, %", [0], everything)))
-    return Chart("What would be liquidated if prices moved", f"{unit.suffix} USD", caption, figure, key)
+        for minute, row in dict(zip(found["minutes"], rows, strict=True)).items():
+            usd = [x / unit.factor for x in (*row[:at], 0.0, *row[at:])]
+            line = {"color": plots.PALETTE[i], "width": 1.8, "dash": moments[minute]}
+            traces.append(_line(steps, usd, f"{name}, {_moment(minute)}", plots.PALETTE[i], line=line))
+            key.append(("dotted" if moments[minute] == "dot" else "solid", plots.PALETTE[i], f"{name}, {_moment(minute)}"))
+    caption = f"In {found['scenario']}, pools and assets summed; all that would be liquidated on the way from no move to each."
+    if len(moments) > 1:
+        caption += f" The later moment is when a fall of a tenth would liquidate most under the {data['first']} policy."
+    else:
+        caption += f" A fall of a tenth would never liquidate more than at the start under the {data['first']} policy, so one moment is drawn."
+    axes = _axes("move of every price alone", [0], [0.0, most / unit.factor])
+    axes["xaxis"] |= {"ticksuffix": "%", "zeroline": True, "zerolinecolor": plots.FAINT}
+    axes["yaxis"] |= {"ticksuffix": unit.suffix}
+    return Chart("What would be liquidated if prices moved", "USD", caption, still(traces, plots.layout(320, **axes)), key)
 
 
 def _moment(minute: float) -> str:

@@ -25,7 +25,7 @@
     const names = new Set(chosen);
     const wanted = ({scenario: s, scenarios, pool: p, limit}) =>
       (s === undefined || names.has(s) || !known.has(s)) &&
-      (scenarios === undefined || scenarios.split(" ").some((name) => names.has(name))) &&
+      (scenarios === undefined || scenarios.split("\n").some((name) => names.has(name))) &&
       (p === undefined || !pool.value || p === pool.value) &&
       (limit === undefined || !only || limit === "breached");
     for (const part of document.querySelectorAll("main :is([data-scenario], [data-scenarios], [data-pool], [data-limit])")) {

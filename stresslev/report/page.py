@@ -99,7 +99,7 @@ def _scenario_assumptions(run: Run, scenario: Scenario) -> Html:
     sources = items(scenario.sources) or tag("p", "No sources are stated.")
     rows = _path_rows(run, scenario.name)
     paths = tables.table(["Asset", "Exogenous price", "Source"], rows, text_columns=3) if rows else None
-    return tag("div", tag("h3", scenario.title), scaled, assumed, tag("h4", "Sources"), sources, paths)
+    return tag("div", tag("h3", scenario.title), scaled, assumed, tag("h4", "Sources"), sources, paths, data_scenario=scenario.name)
 
 
 def _assumptions(run: Run) -> Html:

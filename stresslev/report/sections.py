@@ -60,7 +60,7 @@ def of_scenario(run: Run, scenario: Scenario, colours: Colours, numbers: Iterato
         _contagion(run, scenario),
         _part("Prices and liquidations", drawn(charts.charts(scenario, colours))),
         _part("Leverage", drawn(leverage_charts.charts(scenario, colours))),
-        _part("What would be liquidated", drawn(liquidation_map.charts(scenario))),
+        _part("What would be liquidated", drawn(liquidation_map.charts(scenario)), liquidation_map.missing(scenario)),
         _part("Venues", drawn(venue_charts.charts(scenario, colours)), venue_charts.funding_table(scenario)),
         _part("Lenders", drawn(lender_charts.charts(scenario, colours)), lender_charts.tables(scenario)),
         _part("Receipt tokens", drawn([lender_charts.receipts(scenario, tokens(run), colours)])),

@@ -1,5 +1,7 @@
 """The verdict in words: the headline and what the committee should know first."""
 
+from collections import Counter
+
 from stresslev.report import generated, words
 from stresslev.report.captions import exhaustion_times
 from stresslev.report.facts import (
@@ -47,7 +49,12 @@ def explanation(run: Run) -> str:
     if not limits:
         return "This run sets no limits, so the figures below are stated without a judgement."
     held = f"{words.plural(limits, 'limit')} held against {words.plural(len(run.scenarios), 'scenario')}"
-    return f"{held}. " + ("Every value is within its bound." if state(run) == WITHIN else "A breach is a value outside its bound.")
+    if state(run) == WITHIN:
+        return f"{held}. Every value is within its bound."
+    titles = {s.name: s.title for s in run.scenarios} | {name: said["title"] for name, said in run.samples.items()}
+    breaches = Counter(c.scenario for c in run.judged if c.breached).most_common()
+    each = [f"“{titles[name]}” breaches {words.plural(n, 'limit')}" for name, n in breaches]
+    return f"{held}. {words.listing(each, 3, 'other scenario breaches some', 'other scenarios breach some')}."
 
 
 def narrative(run: Run) -> list[str]:

@@ -114,7 +114,7 @@ def table(
         known = {f"data_{of}": first} if of else {}
         body.append(tag("tr", tag("th", first, scope="row"), [cell("td", i, c) for i, c in enumerate(rest, 1)], **known))
     title = tag("caption", caption) if caption else None
-    return tag("div", tag("table", title, tag("thead", header), tag("tbody", body)), class_="wide", data_scenarios=" ".join(columns) or None)
+    return tag("div", tag("table", title, tag("thead", header), tag("tbody", body)), class_="wide", data_scenarios="\n".join(columns) or None)
 
 
 def link(scenario: Scenario) -> Html:
@@ -165,7 +165,7 @@ def verdict(run: Run) -> Html:
             shown = [_verdict_cell(c, data_scenario=name) for name, c in cells.items()]
             body.append(tag("tr", tag("th", _limit_name(example), scope="row"), shown, data_limit="breached" if broken else "kept"))
         whole = tag("table", tag("thead", head), tag("tbody", body), class_="verdicts")
-        tables.append(tag("div", whole, class_="wide", data_scenarios=" ".join(s.name for s in part)))
+        tables.append(tag("div", whole, class_="wide", data_scenarios="\n".join(s.name for s in part)))
     return join(tables)
 
 

@@ -127,12 +127,12 @@ def plural(n: int, noun: str, many: str | None = None) -> str:
     return f"{n:,} {noun if n == 1 else many or noun + 's'}"
 
 
-def listing(items: Sequence[str], most: int = 4, noun: str = "other") -> str:
+def listing(items: Sequence[str], most: int = 4, noun: str = "other", many: str | None = None) -> str:
     """a, b and c; past `most` items the rest is counted: a, b and 7 others."""
     items = list(items)
     if len(items) > most:
         rest = len(items) - most + 1
-        items = [*items[: most - 1], plural(rest, noun)]
+        items = [*items[: most - 1], plural(rest, noun, many)]
     return items[0] if len(items) == 1 else ", ".join(items[:-1]) + " and " + items[-1]
 
 
