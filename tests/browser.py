@@ -83,11 +83,19 @@ class Browser:
     def open(self, file: Path, width: int = 1280, height: int = 900) -> None:
         """Load a file at a width in pixels and wait until its scripts have run."""
         self._events.clear()
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+        self.resize(width, height)
         self.call("Page.navigate", url=file.resolve().as_uri())
         until = time.monotonic() + self._patience
         while not any(e.get("method") == "Page.loadEventFired" for e in self._events):
             self._events.append(self._read(until))
+        self._drawn()
+
+    def resize(self, width: int, height: int = 900) -> None:
+        """Give the window another size, and the page the time to follow."""
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+        self._drawn()
+
+    def _drawn(self) -> None:
         self.run("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
     def run(self, expression: str):

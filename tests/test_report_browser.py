@@ -50,9 +50,16 @@ def pages(tmp_path_factory):
     return {name: folder / name / "report.html" for name in NAMES}
 
 
+@pytest.fixture(scope="module", params=NAMES)
+def each(request, browser, pages):
+    """The browser with one report after the other, loaded once; tests only look."""
+    browser.open(pages[request.param])
+    return browser
+
+
 @pytest.fixture
 def shown(browser, pages):
-    """The browser with the report of the run."""
+    """The browser with the report of the run, loaded anew."""
     browser.open(pages["run"])
     return browser
 
@@ -62,14 +69,15 @@ def visible(browser, selector: str) -> list[str]:
     return browser.run(f"[...document.querySelectorAll({selector!r})].filter(e => e.checkVisibility()).map(e => e.textContent)")
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_pages_load_without_complaint_and_fit_wide_and_narrow_windows(browser, pages, name):
+def test_pages_load_without_complaint_and_fit_wide_and_narrow_windows(each):
+    assert each.complaints == []
+    drawn = each.run("[...document.querySelectorAll('.plot')].map(p => p.querySelectorAll('svg.main-svg .cartesianlayer').length)")
+    assert len(drawn) >= 3 and all(drawn)
     for width in (1280, 420):
-        browser.open(pages[name], width)
-        assert browser.complaints == []
-        drawn = browser.run("[...document.querySelectorAll('.plot')].map(p => p.querySelectorAll('svg.main-svg .cartesianlayer').length)")
-        assert drawn and all(drawn)
-        assert browser.run("document.documentElement.scrollWidth <= innerWidth")
+        each.resize(width)
+        assert each.run("document.documentElement.scrollWidth <= innerWidth"), width
+    each.resize(1280)
+    assert each.complaints == []
 
 
 def test_an_error_would_have_been_seen(browser, tmp_path):
@@ -103,8 +111,9 @@ def test_the_page_is_narrowed_down_by_keyboard(shown):
     assert visible(shown, "#filter-state") == ["Everything is shown."]
 
 
-def test_what_can_be_used_is_reached_by_tab_and_what_is_wide_can_be_scrolled(browser, pages):
-    browser.open(pages["run"], 420)
+def test_what_can_be_used_is_reached_by_tab_and_what_is_wide_can_be_scrolled(shown):
+    browser = shown
+    browser.resize(420)
     browser.run("document.body.tabIndex = -1; document.body.focus()")
     reached = []
     for _ in range(40):
@@ -117,11 +126,9 @@ def test_what_can_be_used_is_reached_by_tab_and_what_is_wide_can_be_scrolled(bro
     assert browser.run(f"{wide}.every(e => e.tabIndex === 0 && e.getAttribute('aria-label'))")
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_what_the_browser_tells_a_screen_reader(browser, pages, name):
+def test_what_the_browser_tells_a_screen_reader(each):
     """From the accessibility tree: every picture has words, every control a name, and headings descend one by one."""
-    browser.open(pages[name])
-    nodes = [n for n in browser.call("Accessibility.getFullAXTree")["nodes"] if not n["ignored"]]
+    nodes = [n for n in each.call("Accessibility.getFullAXTree")["nodes"] if not n["ignored"]]
     names = [(n["role"]["value"], n.get("name", {}).get("value", "")) for n in nodes]
     pictures = [text for role, text in names if role in ("image", "img", "graphics-document")]
     assert len(pictures) >= 3 and all(len(text) > 40 for text in pictures)
@@ -158,11 +165,9 @@ def _luminance(colour: str) -> float:
     return sum(w * (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4) for w, c in zip((0.2126, 0.7152, 0.0722), parts, strict=True))
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_text_stands_out_from_what_is_behind_it(browser, pages, name):
+def test_text_stands_out_from_what_is_behind_it(each):
     """At least 4.5 to 1, as WCAG 2.2 AA asks of text of any size."""
-    browser.open(pages[name])
-    found = browser.run(_TEXTS)
+    found = each.run(_TEXTS)
     assert len(found) > 4
     for pair, text in found.items():
         light, dark = sorted((_luminance(c) for c in pair.split("|")), reverse=True)
@@ -197,12 +202,10 @@ def test_a_printed_report_has_the_pages_it_should(shown):
     assert starts[0] == 2 and starts == sorted(set(starts)) and starts[-1] < pages <= 30
     assert places["Prices with and without the cascade"] > starts[1]
 
-
-def test_what_is_narrowed_down_prints_so(shown):
-    whole, _ = _outline(shown.printed())
+    # what is narrowed down prints so, and says so
     shown.run("document.getElementById('filter-breached').click()")
-    pages, places = _outline(shown.printed())
-    assert "A calm day" not in places and pages < whole
+    fewer, places = _outline(shown.printed())
+    assert "A calm day" not in places and fewer < pages
     shown.call("Emulation.setEmulatedMedia", media="print")
     assert visible(shown, "#filter-state") and not visible(shown, "#filter fieldset")
     shown.call("Emulation.setEmulatedMedia", media="")

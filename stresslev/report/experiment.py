@@ -88,7 +88,9 @@ def _history(data: dict) -> list[Chart]:
             still(drawn, plots.layout(260, **_axes("step", x, fine))),
         )
     ]
-    if data["constraints"]:
+    if data["constraints"] and max(violation) == 0:
+        charts.append(Chart("Largest violation of a constraint", "", "Zero at every step, so there is nothing to draw."))
+    elif data["constraints"]:
         drawn = [_line(x, violation, "violation", plots.PALETTE[1])]
         charts.append(
             Chart(
@@ -108,7 +110,8 @@ def _rivals(data: dict) -> Chart | None:
 
     def add(name: str, points: list[tuple[float, float]], colour: str) -> None:
         if points:
-            traces.append(_line([p[0] for p in points], [p[1] for p in points], name, colour))
+            stairs = {"color": colour, "width": 1.8, "shape": "hv"}  # what is best stays so until something is better
+            traces.append(_line([p[0] for p in points], [p[1] for p in points], name, colour, line=stairs))
             key.append(("solid", colour, name))
             everything.extend(p[1] for p in points)
 
@@ -145,7 +148,8 @@ def _frontier(data: dict) -> Chart | None:
         traces.append(_line(x, y, title, plots.PALETTE[i], mode="lines+markers", error_y=bars))
         key.append(("solid", plots.PALETTE[i], f"scenarios {title}"))
         everything += [m + u for m, u in zip(y, up, strict=True)] + [m - u for m, u in zip(y, up, strict=True)]
-    caption = "Each point is tuned with another bound on the first constraint, from the one before; bars are confidence intervals."
+    caption = "Each point is tuned with another bound on the first constraint, from the one before; bars are confidence intervals. What is tuned "
+    caption += f"for, {data['objective'].lower()}, is up; what is kept for it, {data['efficiency'].lower()}, is across."
     return Chart(
         "Safety and efficiency", data["objective"], caption, still(traces, plots.layout(320, **_axes(data["efficiency"], [0], everything))), key
     )
@@ -164,7 +168,8 @@ def _map(data: dict) -> Chart:
     for i, (name, rows) in enumerate(found["usd"].items()):
         for minute, row in dict(zip(found["minutes"], rows, strict=True)).items():
             usd = [x / unit.factor for x in (*row[:at], 0.0, *row[at:])]
-            line = {"color": plots.PALETTE[i], "width": 1.8, "dash": moments[minute]}
+            # the first one is wider, so that it is seen beneath another that is the same
+            line = {"color": plots.PALETTE[i], "width": 1.6 if i else 3.2, "dash": moments[minute]}
             traces.append(_line(steps, usd, f"{name}, {_moment(minute)}", plots.PALETTE[i], line=line))
             key.append(("dotted" if moments[minute] == "dot" else "solid", plots.PALETTE[i], f"{name}, {_moment(minute)}"))
     caption = f"In {found['scenario']}, pools and assets summed; all that would be liquidated on the way from no move to each."
