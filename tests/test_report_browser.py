@@ -1,12 +1,17 @@
 """Reports in a browser: they load without complaint, are narrowed down by keyboard, print on the pages they should, and say what pictures show."""
 
+import functools
 import re
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
 from stresslev import policies, report
-from stresslev.contrast.last import change
+from stresslev.contrast.differences import held
+from stresslev.contrast.inputs import Result
+from stresslev.contrast.words import as_data
+from stresslev.metrics import Finding
 from stresslev.report import experiment
 from tests.browser import CHROMIUM, Browser
 from tests.comparisons import worse_and_better
@@ -17,16 +22,6 @@ from tests.test_report_contagion import configure, linked
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: reports are not looked at in a browser")
 
-LIMITS = {"bad_debt_over_open_interest": 0.03, "insolvent_pools": 9}
-NAMES = ("run", "compared", "experiment")
-
-
-def calm(debt: float):
-    """Where debts are paid and one pool is left with a little bad debt."""
-    ds = linked().assign_attrs(title="A calm day")
-    ds["bad_debt_usd"] = ds.bad_debt_usd * debt
-    return ds
-
 
 @pytest.fixture(scope="module")
 def browser():
@@ -34,33 +29,55 @@ def browser():
         yield found
 
 
+def _result(name: str, debt: float) -> Result:
+    """What a run found, as a comparison takes it."""
+    found = {s: {"bad_debt_over_open_interest": d, "liquidated_accounts_share": d} for s, d in (("crash", 0.05), ("calm", debt))}
+    findings = [Finding("bad_debt_over_open_interest", s, m["bad_debt_over_open_interest"], 0.03, "max", s == "crash", "") for s, m in found.items()]
+    return Result(Path(name), name, found, tuple(findings), {"created": "2026-11-01T09:00:00+00:00"}, {}, {}, {}, {})
+
+
+def _run(folder: Path) -> None:
+    """A run with everything that a report draws, against an earlier one."""
+    crash, calm = linked().assign_attrs(title="A crash", start="2026-01-01T10:00:00"), linked().assign_attrs(title="A calm day")
+    calm["bad_debt_usd"] = 0.1 * calm.bad_debt_usd
+    save(folder, {"crash": crash, "calm": calm}, {"bad_debt_over_open_interest": 0.03, "insolvent_pools": 9}, configure=configure)
+    before, now = _result("before", 0.02), _result("now", 0.01)
+    report.write(folder, as_data(held(before, now, (), [(before, now)], 0.95)))
+
+
+def _compared(folder: Path) -> None:
+    policies.save(worse_and_better(LIMIT), folder)
+    report.write(folder)
+
+
+def _experiment(folder: Path) -> None:
+    (folder / "report.html").write_text(experiment.document(tuned()), encoding="utf-8")
+
+
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
-    """A run against an earlier one, with everything that a report draws; a comparison of policies; an experiment."""
-    folder = tmp_path_factory.mktemp("pages")
-    crash = linked().assign_attrs(title="A crash", start="2026-01-01T10:00:00")
-    save(folder / "before", {"crash": crash, "calm": calm(0.9)}, LIMITS, configure=configure)
-    save(folder / "run", {"crash": crash, "calm": calm(0.1)}, LIMITS, configure=configure)
-    report.write(folder / "run", change(folder / "run", folder / "before"))
-    (folder / "compared").mkdir()
-    policies.save(worse_and_better(LIMIT), folder / "compared")
-    report.write(folder / "compared")
-    (folder / "experiment").mkdir()
-    (folder / "experiment" / "report.html").write_text(experiment.document(tuned()), encoding="utf-8")
-    return {name: folder / name / "report.html" for name in NAMES}
+    """The report of a run, of a comparison of policies or of an experiment, by name; each is made once."""
+
+    @functools.cache
+    def made(name: str) -> Path:
+        folder = tmp_path_factory.mktemp(name)
+        {"run": _run, "compared": _compared, "experiment": _experiment}[name](folder)
+        return folder / "report.html"
+
+    return made
 
 
-@pytest.fixture(scope="module", params=NAMES)
+@pytest.fixture(scope="module", params=["run", "experiment", pytest.param("compared", marks=pytest.mark.slow)])
 def each(request, browser, pages):
     """The browser with one report after the other, loaded once; tests only look."""
-    browser.open(pages[request.param])
+    browser.open(pages(request.param))
     return browser
 
 
 @pytest.fixture
 def shown(browser, pages):
     """The browser with the report of the run, loaded anew."""
-    browser.open(pages["run"])
+    browser.open(pages("run"))
     return browser
 
 
@@ -200,7 +217,7 @@ def test_a_printed_report_has_the_pages_it_should(shown):
     assert places["Verdict"] == places["Limits"] == places["Change against the last run"] == places["CONTENTS"] == 1
     starts = [places[title] for title in ("What drives it", "A crash", "A calm day", "Appendix: assumptions and limits of the model")]
     assert starts[0] == 2 and starts == sorted(set(starts)) and starts[-1] < pages <= 30
-    assert places["Prices with and without the cascade"] > starts[1]
+    assert next(page for title, page in places.items() if title.startswith("Prices with and without the cascade")) > starts[1]
 
     # what is narrowed down prints so, and says so
     shown.run("document.getElementById('filter-breached').click()")

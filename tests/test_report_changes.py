@@ -64,7 +64,7 @@ def _text(html: str) -> str:
 def test_the_first_page_says_what_changed_and_how_sure_it_is(store):
     found = change(store / "new-1")
     assert changes.headline(found).startswith(
-        "Against the last run, old-1 of 23 November 2026, 11:00 UTC: no limit newly breached; 1 limit no longer breached"
+        "Against the last run, “old-1” of 23 November 2026, 11:00 UTC: no limit newly breached; 1 limit no longer breached"
     )
     told = _text(changes.summary(read(store / "new-1"), found))
     assert "Limit: Bad debt over open interest A crash ✕ breached at most 5% ✓ kept at most 5% ✓ no longer breached" in told
@@ -112,10 +112,10 @@ def test_the_command_takes_a_baseline_or_the_last_run_of_the_store(store, tmp_pa
 
     target = store / "new-1" / "report.html"
     call("report", store / "new-1")
-    assert "Against the last run, old-1 of" in target.read_text()
+    assert "Against the last run, “old-1” of" in target.read_text()
     call("report", store / "new-1", "--baseline", store / "oldest")
     text = target.read_text()
-    assert "Against the last run, oldest of" in text and text.index("Against the last run") < text.index("Contents<") < text.index('id="changes"')
+    assert "Against the last run, “oldest” of" in text and text.index("Against the last run") < text.index("Contents<") < text.index('id="changes"')
     assert "is no run" in call("report", store / "new-1", "--baseline", tmp_path / "nothing", code=2)
     assert target.read_text() == text
     call("report", store / "oldest")

@@ -8,7 +8,7 @@ from stresslev.report.frame import created, items, section
 from stresslev.report.inputs import Run
 from stresslev.report.markup import Html, join, tag
 
-TITLE = "All changes against the last run"
+TITLE = "Appendix: all changes against the last run"
 #: What of a comparison's readings counts as a change, and its mark; marks are told apart without colour.
 _MARKS = {"worse": "✕ worse", "better": "✓ better", "not comparable": "? not comparable", "within noise": "○ within noise"}
 _STATES = {None: "not set", True: "✕ breached", False: "✓ kept"}
@@ -38,11 +38,12 @@ def _told(change: dict) -> list[dict]:
 def headline(change: dict) -> str:
     """Limits first, then how many measures are worse, better and within noise."""
     name, day = change["name_of_a"], created(change["created_a"])
-    head = f"Against the last run, {name}" + (f" of {day}" if day else "") + ": "
+    head = f"Against the last run, “{name}”" + (f" of {day}" if day else "") + ": "
     limits = [c for c in change["limits"] if c["a"] is not None and c["b"] is not None]
-    broken, mended = (sum(c["a"] is a and c["b"] is b for c in limits) for a, b in ((False, True), (True, False)))
+    broken, mended, still = (sum(c["a"] is a and c["b"] is b for c in limits) for a, b in ((False, True), (True, False), (True, True)))
     parts = [f"{words.plural(broken, 'limit')} newly breached" if broken else "no limit newly breached"] if limits else []
     parts += [f"{words.plural(mended, 'limit')} no longer breached"] if mended else []
+    parts += [f"{words.plural(still, 'limit')} breached as before"] if still else []
     count = {r: sum(c["reading"] == r for c in change["changes"]) for r in _MARKS}
     of = len(change["changes"])
     if any(count.values()):
@@ -135,4 +136,4 @@ def appendix(run: Run, change: dict) -> Html:
         tag("h3", "Versions and configuration"),
         tables.table(["Key", "Last run", "This run"], pairs, text_columns=3) if pairs else tag("p", "No difference."),
     ]
-    return section("changes", f"Appendix: {TITLE[0].lower()}{TITLE[1:]}", *parts)
+    return section("changes", TITLE, *parts)
