@@ -133,6 +133,10 @@ def run_command(
         Path | None, typer.Option("--store", help="Folder of runs to add this one to, instead of --out; finished scenarios survive whatever happens.")
     ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Compute anew what the store already has.")] = False,
+    baseline: Annotated[
+        Path | None,
+        typer.Option("--baseline", help="Earlier run that the report holds this one against; default with --store: the last."),
+    ] = None,
     system: Annotated[str | None, typer.Option("--system", help="System file to use instead of the suite's.")] = None,
     accounts: Annotated[int | None, typer.Option("--accounts", min=1, help="Accounts to sample.")] = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="Seed of the sampled book.")] = None,
@@ -169,12 +173,13 @@ def run_command(
     more = {"accounts": accounts, "seed": seed, "precision": precision, "stepping": stepping, "population": population, "attribution": attribution}
     more["batch"] = int(batch) if batch is not None and batch.isdecimal() else batch
     plans = [load_plan(what, system=system, policy=p, overrides=set_, **more) for p in policy or (None,)]
+    cli_run.check_baseline(plans, baseline)
     if store is not None:
         cli_run.check_store(plans, out, processes)
-        raise typer.Exit(cli_run.stored(plans[0], store, devices, fresh))
+        raise typer.Exit(cli_run.stored(plans[0], store, devices, fresh, baseline))
     place = out or Path("results") / plans[0].name
     raise typer.Exit(
-        cli_run.execute(cli_run.one(plans[0], place) if len(plans) == 1 else cli_run.several(plans, place), context.obj, devices, processes)
+        cli_run.execute(cli_run.one(plans[0], place, baseline) if len(plans) == 1 else cli_run.several(plans, place), context.obj, devices, processes)
     )
 
 
@@ -192,11 +197,16 @@ def rerun(
 
 
 @app.command("report")
-def report_command(folder: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> None:
+def report_command(
+    folder: Annotated[Path, typer.Argument(help="Folder of a run, or of a comparison of policies.")],
+    baseline: Annotated[
+        Path | None, typer.Option("--baseline", help="Earlier run to hold it against; default: the last of the same plan in its store.")
+    ] = None,
+) -> None:
     """Write report.html anew from result.nc and summary.json."""
-    from stresslev import report
+    from stresslev import cli_run
 
-    report.write(folder)
+    cli_run.write_report(folder, baseline)
     out_console.print(f"report: {folder / 'report.html'}", highlight=False, markup=False, soft_wrap=True)
 
 

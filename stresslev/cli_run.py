@@ -7,9 +7,11 @@ from pathlib import Path
 
 from stresslev import cache, cli, cli_print, policies, processes, report
 from stresslev.contrast import inputs as contrast
+from stresslev.contrast.last import change
 from stresslev.contrast.reproduction import reproduction
 from stresslev.errors import InputError, Problem
 from stresslev.provenance import plan_of_result
+from stresslev.report import words
 from stresslev.report.inputs import read
 from stresslev.results import RESULT_FILES
 from stresslev.run import run_plan, save
@@ -32,10 +34,42 @@ class Job:
     show: Callable[[object], None]
 
 
-def _write_report(folder: Path, out: Path) -> Exception | None:
+def write_report(folder: Path, baseline: Path | None = None) -> None:
+    """Write the report of a folder; of a run, against a baseline or the run before it in its store. Raises InputError."""
+    if report.is_comparison(folder):
+        if baseline is not None:
+            fix = "leave it out, or write the report of one policy's folder"
+            raise InputError("command line", Problem("--baseline", str(baseline), "is for one run, not for a comparison of policies", fix))
+        report.write(folder)
+        return
+    try:
+        changed = change(folder, baseline)
+    except InputError as error:
+        if baseline is not None:
+            raise
+        _tell(f"the run before this one in its store cannot be held against it: {error}")
+        changed = None
+    report.write(folder, changed)
+
+
+def check_baseline(plans, baseline: Path | None) -> None:
+    """Refuse, before anything is computed, a baseline that cannot be one. Raises InputError."""
+    if baseline is None:
+        return
+    if len(plans) > 1:
+        fix = "leave one of them out, or write the report of one policy's folder later with stresslev report --baseline"
+        raise InputError("command line", Problem("--baseline", str(baseline), "and several policies are two comparisons", fix))
+    known = contrast.read(baseline).metrics
+    names = [s.name for s in (*plans[0].given, *plans[0].generators)]
+    if not set(names) & set(known):
+        problem = Problem("--baseline", str(baseline), f"has none of the scenarios {words.listing(names)}", "name a run of the same suite")
+        raise InputError("command line", problem)
+
+
+def _write_report(folder: Path, out: Path, baseline: Path | None = None) -> Exception | None:
     """Write the report of a folder that will be `out`; a finished run is kept whatever happens to its picture, so a defect is handed back."""
     try:
-        report.write(folder)
+        write_report(folder, baseline)
     except InputError as error:
         fix = f"the results are complete without it; write it later with: stresslev report {out}"
         return InputError(out / "report.html", [replace(p, fix=fix) for p in error.problems])
@@ -44,13 +78,13 @@ def _write_report(folder: Path, out: Path) -> Exception | None:
     return None
 
 
-def one(plan, out: Path) -> Job:
-    """A plan, into a folder."""
+def one(plan, out: Path, baseline: Path | None = None) -> Job:
+    """A plan, into a folder; its report against a baseline, where there is one."""
 
     def write(outcome, folder: Path, progress: Progress) -> Exception | None:
         progress("report", 0, 1)
         save(outcome, folder)
-        defect = _write_report(folder, out)
+        defect = _write_report(folder, out, baseline)
         progress("report", 1, 1)
         return defect
 
@@ -144,7 +178,7 @@ def check_store(plans, out: Path | None, count: int | None) -> None:
         raise InputError("command line", Problem("--store", "", *why))
 
 
-def stored(plan, store: Path, devices: int | None, fresh: bool) -> int:
+def stored(plan, store: Path, devices: int | None, fresh: bool, baseline: Path | None = None) -> int:
     """Run a plan into a store, or show what the store has of it already; the exit code.
 
     Scenarios that an earlier attempt has finished are taken up, and those that finish now are kept, whatever happens.
@@ -171,7 +205,7 @@ def stored(plan, store: Path, devices: int | None, fresh: bool) -> int:
                 _tell(f"taken up from an earlier attempt: {', '.join(work.manifest.resumed)}")
             progress("report", 0, 1)
             save(outcome, folder)
-            defect = _write_report(folder, out)
+            defect = _write_report(folder, out, baseline)
             manifest.write(ended(work.manifest, outcome), folder)
             progress("report", 1, 1)
     cli_print.print_results(plan.title, outcome.metrics, outcome.described, outcome.judged, out)

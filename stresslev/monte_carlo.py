@@ -251,13 +251,16 @@ def describe(mine: Sample, limits: dict[str, LimitSpec]) -> dict:
 
 
 def _histogram(mine: Sample) -> dict | None:
-    """Shares of paths, weighted, in 30 bins of equal width of the metric that says which paths are shown; None where all are alike."""
+    """Shares of paths, weighted, in 30 bins of equal width of the metric that says which paths are shown, and the probability of a worse value at
+    each edge, with its interval; None where all are alike."""
     name = mine.generator.statistics.shown_by
     x = values(mine.sound, name)
     if not np.isfinite(x).all() or x.min() == x.max():
         return None
     shares, edges = np.histogram(x, bins=30, weights=mine.weights)
-    return {"metric": name, "edges": edges.tolist(), "shares": (shares / shares.sum()).tolist()}
+    worse = [x > edge if METRICS[name].better == LOWER else x < edge for edge in edges]
+    beyond = [dataclasses.asdict(intervals.probability(w, mine.generator.statistics.confidence, mine.weights)) for w in worse]
+    return {"metric": name, "edges": edges.tolist(), "shares": (shares / shares.sum()).tolist(), "beyond": beyond}
 
 
 def _metric(x: np.ndarray, name: str, asked, weights: np.ndarray | None) -> dict:

@@ -107,11 +107,20 @@ def test_results_say_what_they_rest_on_and_can_be_run_again(outcomes, tmp_path):
     breach, insolvent = mine["probabilities"]
     assert breach["is_limit"] and breach["value"] == pytest.approx((debts > 1e-4).mean()) and breach["low"] < breach["value"] < breach["high"]
     assert insolvent["metric"] == "insolvent_pools" and insolvent["paths"] > 0
+    spread = mine["histogram"]
+    assert [b["value"] for b in spread["beyond"]] == pytest.approx([(debts > edge).mean() for edge in spread["edges"]])
+    assert all(b["low"] <= b["value"] <= b["high"] for b in spread["beyond"]) and spread["beyond"][0]["low"] > spread["beyond"][-1]["value"] == 0
     stored, _ = results.read_netcdf(tmp_path / "paths.nc")
     np.testing.assert_array_equal(stored["hour"].bad_debt_over_open_interest, debts)
     report.write(tmp_path)
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    for words in ("Generated scenarios", "An hour of jumps: path", "Clopper and Pearson", "Limits breached: 1 of 1 check, in 1 of 1 scenario"):
+    for words in (
+        "Generated scenarios",
+        "An hour of jumps: path",
+        "Clopper and Pearson",
+        "How likely it gets worse",
+        "Limits breached: 1 of 1 check, in 1 of 1 scenario",
+    ):
         assert words in page, words
     plan = plan_of_result(tmp_path)
     assert plan.generators == outcome.plan.generators and [s.name for s in plan.scenarios] == [s.name for s in outcome.plan.scenarios]
@@ -175,7 +184,7 @@ _SHAPE = ("--set", "generator.duration_minutes=60", "--set", "generator.step_min
 
 def test_every_command_of_the_page_runs_in_its_order(tmp_path, monkeypatch):
     exchange = install(monkeypatch)
-    monkeypatch.setattr(report, "write", lambda folder: None)  # of which there are tests enough
+    monkeypatch.setattr(report, "write", lambda *_: None)  # of which there are tests enough
     monkeypatch.setattr(exchange, "bars", bars(3000))
     monkeypatch.setattr(exchange, "page", 1000)
     monkeypatch.chdir(tmp_path)

@@ -180,8 +180,13 @@ def page(folder: Path) -> str:
     return text.replace(get_plotlyjs(), "")
 
 
+def told(run) -> list[str]:
+    """What the first page and the section on drivers say."""
+    return [*sentences.narrative(run), *sentences.drivers(run)]
+
+
 def narrative(folder: Path) -> str:
-    return " ".join(sentences.narrative(read(folder)))
+    return " ".join(told(read(folder)))
 
 
 class Outline(HTMLParser):
@@ -196,7 +201,7 @@ class Outline(HTMLParser):
         self.tags.append((name, attrs))
         self.ids += [attrs["id"]] if "id" in attrs else []
         self.targets += [attrs["href"]] if "href" in attrs else []
-        if name not in ("meta", "br"):
+        if name not in ("meta", "br", "input"):
             self.open.append(name)
 
     def handle_endtag(self, name):
@@ -217,7 +222,13 @@ BAD = {"closed": 200.0, "debt": 50.0, "draw": 100.0, "further": 0.1}
 def test_verdict_comes_first(tmp_path, bounds, headline, cell):
     text = page(save(tmp_path, {"calm": dataset(fall=0.0), "bad": dataset(**BAD)}, bounds))
     assert headline in text
-    assert text.index(headline) < text.index("Contents<") < text.index("Scenarios compared</h2>") < text.index('class="plot"')
+    assert (
+        text.index(headline)
+        < text.index("Contents<")
+        < text.index("What drives it</h2>")
+        < text.index("Measures</h3>")
+        < text.index('id="scenario-bad"')
+    )
     if cell is None:
         assert "✕ breached" not in text
         assert "✓ within<" not in text
@@ -327,7 +338,7 @@ def test_sentences_in_the_plural(tmp_path):
 
 
 def test_sentences_when_nothing_is_liquidated(tmp_path):
-    said = sentences.narrative(read(save(tmp_path, {"calm": dataset()})))
+    said = told(read(save(tmp_path, {"calm": dataset()})))
     assert len(said) == 2
     assert said[0] == "No account is liquidated in this scenario, so no insurance fund is drawn on and no bad debt arises."
 

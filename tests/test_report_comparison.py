@@ -192,12 +192,15 @@ def test_results_of_earlier_versions_are_compared_without_what_they_lack(same):
 
 def test_every_figure_is_one_plotly_accepts_and_each_policy_has_its_line(example):
     found, _ = example
-    scatter, caps, prices = comparison_charts.charts(found)
+    scatter, (caps, prices) = comparison_charts.frontier(found), comparison_charts.charts(found)
     for chart in (scatter, caps, prices):
         go.Figure({key: chart.figure[key] for key in ("data", "layout")})
     assert comparison_charts.heaviest(found).name == "crash"
-    assert [t["x"] + t["y"] for t in scatter.figure["data"]] == [[10, 4], [pytest.approx(5.06329), 2]]
-    assert len({t["marker"]["symbol"] for t in scatter.figure["data"]}) == 2
+    edge, *marks = scatter.figure["data"]
+    assert [t["x"] + t["y"] for t in marks] == [[10, 4], [pytest.approx(5.06329), 2]]
+    assert len({t["marker"]["symbol"] for t in marks}) == 2
+    # neither is beaten in both: the frontier joins them
+    assert edge["x"] == [pytest.approx(5.06329), 10] and edge["y"] == [2, 4]
     assert {t["line"]["dash"] for t in caps.figure["data"]} == {"solid", "7px,3px"}
     assert "dynamic lowers that of BTC furthest: from 10× to 4×, at 10:15 UTC on 1 January 2026." in caps.caption
     assert "fixed leaves caps as they are." in caps.caption
@@ -211,7 +214,7 @@ def test_a_policy_without_caps_is_compared_without_their_measures(tmp_path):
     table = rows(comparison_tables.measures(found))
     assert table["Leverage allowed"] == ["n/a", "★ 5×"] or table["Leverage allowed"] == ["n/a", "5×"]
     assert "leverage allowed" not in told.trade(found, found.policies[1])
-    scatter, caps, _ = comparison_charts.charts(found)
+    scatter, caps = comparison_charts.frontier(found), comparison_charts.charts(found)[0]
     assert "leverage used" in scatter.unit
     assert caps.caption == "fixed sets no caps. dynamic leaves caps as they are."
     assert len(caps.figure["data"]) == 2 and len(caps.key) == 1

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from stresslev import metrics, results
-from stresslev.report import captions, loss_captions, loss_charts, plots, sentences
+from stresslev.report import captions, loss_captions, loss_charts, plots
 from stresslev.report.inputs import read
 from stresslev.report.losses import attribution, deficits, layers
-from tests.test_report import BAD, dataset, page, save
+from tests.test_report import BAD, dataset, page, save, told
 from tests.test_report_contagion import BY_CHANNEL, CHANNELS, configure, linked, tied
 
 #: What results of earlier versions do not hold.
@@ -128,7 +128,7 @@ def test_a_run_in_which_nothing_is_lost_says_so(tmp_path):
 
 
 def test_verdict_tells_of_layers_and_channels(tmp_path):
-    said = " ".join(sentences.narrative(tied(tmp_path)))
+    said = " ".join(told(tied(tmp_path)))
     assert "The scenario leaves 1,240 USD of bad debt, 5.06% of the open interest and loans at its start" in said
     assert "makes 3 pools insolvent (mid, chain and lend_b)" in said
     assert "Losses beyond margin come to 3,060 USD, 12.5% of the open interest and loans; the pools' own insurance funds pay 920 USD" in said
@@ -140,7 +140,7 @@ def test_without_bad_debt_everybody_who_pays_is_named(tmp_path):
     bearing[20, 0] = 10
     ds = dataset(closed=30.0, draw=40.0, variables={"adl_usd": bearing, "socialised_usd": bearing})
     ds["deficit_usd"] = ds.deficit_usd + 2 * bearing
-    text = " ".join(sentences.narrative(read(save(tmp_path, {"a": ds}))))
+    text = " ".join(told(read(save(tmp_path, {"a": ds}))))
     assert "no bad debt: margin, the insurance funds, deleveraged winners and those over whom losses are spread pay every loss." in text
 
 

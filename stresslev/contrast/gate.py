@@ -8,10 +8,11 @@ from stresslev.config.gate import GateSpec
 from stresslev.config.load import read_toml
 from stresslev.config.validation import validate
 from stresslev.contrast.inputs import Result, read, same_books
-from stresslev.contrast.words import number, signed, table
+from stresslev.contrast.words import table
 from stresslev.errors import InputError, Problem, did_you_mean
 from stresslev.metrics import MEASURES, METRICS
 from stresslev.report import words
+from stresslev.report.words import number, signed
 
 
 @dataclass(frozen=True)

@@ -104,7 +104,7 @@ def read(run: str | Path) -> Result:
     )
 
 
-def _family(attributes: dict) -> tuple:
+def family(attributes: dict) -> tuple:
     """What runs have in common that differ in the seed alone."""
     files = json.loads(attributes["input_files_sha256"])
     known = configuration_hash(json.loads(attributes["configuration"]), files.values(), with_seed=False)
@@ -115,13 +115,13 @@ def drawn(result: Result) -> dict[int, Path]:
     """Seed -> folder of the runs beside a run that differ from it in the seed alone, itself among them; nothing where books are not drawn."""
     if not result.samples:
         return {}
-    mine, found = _family(result.attributes), {}
+    mine, found = family(result.attributes), {}
     for folder in sorted(result.place.parent.iterdir()):
         if folder.name.startswith(".") or not is_run(folder):
             continue
         try:
             attributes = results.read_attributes(folder / "result.nc")
-            if _family(attributes) == mine:
+            if family(attributes) == mine:
                 found.setdefault(int(attributes["seed"]), folder)
         except (InputError, KeyError, ValueError):
             continue  # whatever else lies there is not our business

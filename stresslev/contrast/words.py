@@ -7,20 +7,10 @@ import math
 from stresslev.contrast.differences import NOISE, ROUNDING, SAME, Change, Comparison, LimitChange
 from stresslev.metrics import METRICS
 from stresslev.report import words
+from stresslev.report.words import number, signed
 
 #: Most lines about the configuration; JSON has all.
 _MOST = 25
-
-
-def number(metric: str, value: float) -> str:
-    """A metric's value with its unit; n/a where there is none."""
-    return "n/a" if math.isnan(value) else words.metric_value(metric, value, 4)
-
-
-def signed(metric: str, value: float) -> str:
-    """A difference of a metric, with its sign; of shares in percentage points."""
-    text = ("+" if value > 0 else "") + number(metric, value)
-    return text.removesuffix("%") + " pp" if text.endswith("%") else text
 
 
 def _interval(change: Change) -> str:
@@ -159,6 +149,8 @@ def as_data(found: Comparison) -> dict:
     return {
         "a": str(found.a.place),
         "b": str(found.b.place),
+        "name_of_a": found.a.name,
+        "created_a": found.a.attributes.get("created", ""),
         "confidence": found.confidence,
         "seeds": list(found.seeds),
         "same_books": found.same_books,

@@ -1,6 +1,7 @@
 """The page that compares policies."""
 
 import json
+from collections.abc import Iterator
 from itertools import count
 
 from stresslev.report import comparison_charts, comparison_tables, generated, sections, words
@@ -50,8 +51,10 @@ def _policy(compared: Compared, policy: Policy) -> Html:
     return tag("div", tag("h3", policy.title, id=f"policy-{policy.name}"), text, tag("p", trade), paths, report)
 
 
-def _policies(compared: Compared) -> Html:
-    return section("policies", _SECTIONS["policies"], [_policy(compared, p) for p in compared.policies])
+def _policies(compared: Compared, numbers: Iterator[int]) -> Html:
+    frontier = comparison_charts.frontier(compared)
+    drawn = sections.figure(frontier, next(numbers), 3) if frontier is not None else None
+    return section("policies", _SECTIONS["policies"], drawn, [_policy(compared, p) for p in compared.policies])
 
 
 def _scenarios(compared: Compared) -> Html:
@@ -77,12 +80,11 @@ def _worse(compared: Compared) -> Html:
     return section("worse", _SECTIONS["worse"], parts)
 
 
-def _charts(compared: Compared) -> Html:
-    numbers = count(1)
+def _charts(compared: Compared, numbers: Iterator[int]) -> Html:
     hint = tag(
         "p", "Drag across a chart to look closer; double-click to go back. Point at a line or mark for its numbers.", class_="note screen-only"
     )
-    drawn = [sections.figure(c, next(numbers)) for c in comparison_charts.charts(compared)]
+    drawn = [sections.figure(c, next(numbers), 3) for c in comparison_charts.charts(compared)]
     return section("charts", _SECTIONS["charts"], hint, drawn)
 
 
@@ -105,15 +107,16 @@ def _definitions(compared: Compared) -> Html:
 
 def document(compared: Compared) -> str:
     """The whole page."""
+    numbers = count(1)
     main = tag(
         "main",
         _verdict(compared),
         contents(_SECTIONS.items()),
         no_script(),
-        _policies(compared),
+        _policies(compared, numbers),
         _scenarios(compared),
         _worse(compared),
-        _charts(compared),
+        _charts(compared, numbers),
         _definitions(compared),
     )
     written = f"stresslev {compared.first.run.attributes['stresslev_version']}, {created(compared.created)}"

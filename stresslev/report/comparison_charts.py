@@ -34,14 +34,23 @@ def heaviest(compared: Compared) -> Scenario:
 
 
 def charts(compared: Compared) -> list[Chart]:
-    """Efficiency against safety, caps, and prices, as far as the results have them."""
+    """Caps and prices over time, as far as the results have them."""
     scenario = heaviest(compared)
-    made = (_scatter(compared), _caps(compared, scenario), _prices(compared, scenario))
+    made = (_caps(compared, scenario), _prices(compared, scenario))
     return [one for one in made if one is not None]
 
 
-def _scatter(compared: Compared) -> Chart | None:
-    """Over leverage allowed, or leverage used where some policy sets no caps."""
+def _efficient(x: np.ndarray, y: np.ndarray) -> list[int]:
+    """Policies that no other one beats in leverage (more) and losses (less) at once, from the least leverage to the most.
+
+    Of policies that are alike in both all are kept.
+    """
+    beaten = [any((x >= x[i]) & (y <= y[i]) & ((x > x[i]) | (y < y[i]))) for i in range(len(x))]
+    return sorted((i for i in range(len(x)) if not beaten[i]), key=lambda i: (x[i], y[i]))
+
+
+def frontier(compared: Compared) -> Chart | None:
+    """Losses over leverage allowed, or leverage used where some policy sets no caps; None where the results have neither."""
     known = (n for n in ("mean_allowed_leverage", "mean_used_leverage") if all(math.isfinite(p.mean(n)) for p in compared.policies))
     across = next(known, None)
     if across is None:
@@ -53,7 +62,12 @@ def _scatter(compared: Compared) -> Chart | None:
     if not np.isfinite(y).all():
         return None
     word = "allowed" if across == "mean_allowed_leverage" else "used"
-    data, notes = [], []
+    data, notes, best = [], [], _efficient(x, y)
+    if len(best) > 1:
+        edge = plots.line(x[best], y[best], "frontier", plots.FAINT, "%", width=1.2, hoverinfo="skip", hovertemplate=None)
+        edge |= {"x": series.rounded(x[best])}
+        edge["line"]["dash"] = "4px,3px"
+        data.append(edge)
     for i, p in enumerate(compared.policies):
         point = {"type": "scatter", "mode": "markers", "x": series.rounded(x[i : i + 1]), "y": series.rounded(y[i : i + 1])}
         hover = f"%{{x:.3~g}}× {word}, %{{y:.3~g}}%<extra>{html.escape(p.title)}</extra>"
@@ -72,7 +86,7 @@ def _scatter(compared: Compared) -> Chart | None:
     axis = plots.value_axis(0, 1.15 * high, "%")
     below = plots.value_axis(left, right, "×", title={"text": f"leverage {word}, mean over scenarios", "standoff": 6})
     layout = plots.layout(252, xaxis=below, yaxis=axis, annotations=notes)
-    title = "Efficiency against safety"
+    title = "Safety and efficiency of the policies"
     what = words.metric_title(up)
     safest, loosest = compared.policies[int(y.argmin())], compared.policies[int(x.argmax())]
     caption = f"Further right is more leverage {word}, further down is safer. "
@@ -81,8 +95,14 @@ def _scatter(compared: Compared) -> Chart | None:
     else:
         caption += f"{safest.title} is safest, with {words.metric_value(up, y.min() / 100)} and {words.times(x[int(y.argmin())])}; "
         caption += f"{loosest.title} is loosest, with {words.metric_value(up, y[int(x.argmax())] / 100)} and {words.times(x.max())}."
+    beaten = [p.title for i, p in enumerate(compared.policies) if i not in best]
+    if len(best) > 1:
+        caption += " The dashed line joins policies that no other one here beats in both at once: the frontier."
+    if beaten:
+        caption += f" Beaten in both: {words.listing(beaten)}."
+    key = [("dashed", plots.FAINT, "frontier")] if len(best) > 1 else []
     unit = f"{what[0].lower()}{what[1:]}, the worst scenario, against leverage {word}, the mean of all"
-    return Chart(title, unit, caption, chart.still(data, layout))
+    return Chart(title, unit, caption, chart.still(data, layout), key)
 
 
 def _cap(scenario: Scenario) -> np.ndarray:

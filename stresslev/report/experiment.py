@@ -1,5 +1,6 @@
 """The page of a tuning experiment: what was found, whether it holds out of sample, and what in it matters."""
 
+import html
 import json
 from collections.abc import Iterator, Sequence
 from itertools import count
@@ -59,6 +60,7 @@ def _axes(title_x: str, x: Sequence[float], y: Sequence[float], log_x: bool = Fa
 
 
 def _line(x, y, name: str, colour: str, **more) -> dict:
+    name = html.escape(name)
     style = {"type": "scatter", "mode": "lines", "x": [float(a) for a in x], "y": [None if b is None else float(b) for b in y]}
     return (
         style
@@ -86,7 +88,9 @@ def _history(data: dict) -> list[Chart]:
             still(drawn, plots.layout(260, **_axes("step", x, fine))),
         )
     ]
-    if data["constraints"]:
+    if data["constraints"] and max(violation) == 0:
+        charts.append(Chart("Largest violation of a constraint", "", "Zero at every step, so there is nothing to draw."))
+    elif data["constraints"]:
         drawn = [_line(x, violation, "violation", plots.PALETTE[1])]
         charts.append(
             Chart(
@@ -106,7 +110,8 @@ def _rivals(data: dict) -> Chart | None:
 
     def add(name: str, points: list[tuple[float, float]], colour: str) -> None:
         if points:
-            traces.append(_line([p[0] for p in points], [p[1] for p in points], name, colour))
+            stairs = {"color": colour, "width": 1.8, "shape": "hv"}  # what is best stays so until something is better
+            traces.append(_line([p[0] for p in points], [p[1] for p in points], name, colour, line=stairs))
             key.append(("solid", colour, name))
             everything.extend(p[1] for p in points)
 
@@ -143,28 +148,39 @@ def _frontier(data: dict) -> Chart | None:
         traces.append(_line(x, y, title, plots.PALETTE[i], mode="lines+markers", error_y=bars))
         key.append(("solid", plots.PALETTE[i], f"scenarios {title}"))
         everything += [m + u for m, u in zip(y, up, strict=True)] + [m - u for m, u in zip(y, up, strict=True)]
-    caption = "Each point is tuned with another bound on the first constraint, from the one before; bars are confidence intervals."
+    caption = "Each point is tuned with another bound on the first constraint, from the one before; bars are confidence intervals. What is tuned "
+    caption += f"for, {data['objective'].lower()}, is up; what is kept for it, {data['efficiency'].lower()}, is across."
     return Chart(
         "Safety and efficiency", data["objective"], caption, still(traces, plots.layout(320, **_axes(data["efficiency"], [0], everything))), key
     )
 
 
 def _map(data: dict) -> Chart:
-    """What would be liquidated at moved prices, under both policies, at two moments."""
+    """What would be liquidated at moved prices, under both policies, at the start and at a later moment, which may be the start itself."""
     found = data["map"]
-    moves, unit = [100 * m for m in found["moves"]], plots.money_unit(max(x for rows in found["usd"].values() for row in rows for x in row))
-    traces, key, everything = [], [], []
+    moves = np.array(found["moves"])
+    steps = [*100 * moves[moves < 0], 0.0, *100 * moves[moves > 0]]
+    at = int((moves < 0).sum())  # no move liquidates nothing
+    most = max(x for rows in found["usd"].values() for row in rows for x in row)
+    unit = plots.money_unit(most)
+    moments = dict(zip(found["minutes"], ("dot", "solid"), strict=True))
+    traces, key = [], []
     for i, (name, rows) in enumerate(found["usd"].items()):
-        for row, dash, minute in zip(rows, ("dot", "solid"), found["minutes"], strict=True):
-            y = [x / unit.factor for x in row]
-            line = {"color": plots.PALETTE[i], "width": 1.8, "dash": dash}
-            traces.append(_line(moves, y, f"{name}, minute {minute:.0f}", plots.PALETTE[i], line=line))
-            key.append(("dotted" if dash == "dot" else "solid", plots.PALETTE[i], f"{name}, {_moment(minute)}"))
-            everything += y
-    caption = f"In {found['scenario']}, pools and assets summed; on the way from no move to each. The later moment is when a fall of a tenth would "
-    caption += f"liquidate most under the {data['first']} policy."
-    figure = still(traces, plots.layout(320, **_axes("move of every price alone, %", [0], everything)))
-    return Chart("What would be liquidated if prices moved", f"{unit.suffix} USD", caption, figure, key)
+        for minute, row in dict(zip(found["minutes"], rows, strict=True)).items():
+            usd = [x / unit.factor for x in (*row[:at], 0.0, *row[at:])]
+            # the first one is wider, so that it is seen beneath another that is the same
+            line = {"color": plots.PALETTE[i], "width": 1.6 if i else 3.2, "dash": moments[minute]}
+            traces.append(_line(steps, usd, f"{name}, {_moment(minute)}", plots.PALETTE[i], line=line))
+            key.append(("dotted" if moments[minute] == "dot" else "solid", plots.PALETTE[i], f"{name}, {_moment(minute)}"))
+    caption = f"In {found['scenario']}, pools and assets summed; all that would be liquidated on the way from no move to each."
+    if len(moments) > 1:
+        caption += f" The later moment is when a fall of a tenth would liquidate most under the {data['first']} policy."
+    else:
+        caption += f" A fall of a tenth would never liquidate more than at the start under the {data['first']} policy, so one moment is drawn."
+    axes = _axes("move of every price alone", [0], [0.0, most / unit.factor])
+    axes["xaxis"] |= {"ticksuffix": "%", "zeroline": True, "zerolinecolor": plots.FAINT}
+    axes["yaxis"] |= {"ticksuffix": unit.suffix}
+    return Chart("What would be liquidated if prices moved", "USD", caption, still(traces, plots.layout(320, **axes)), key)
 
 
 def _moment(minute: float) -> str:
@@ -174,7 +190,7 @@ def _moment(minute: float) -> str:
 def _policy(data: dict, numbers: Iterator[int]) -> Html:
     rows = [[p["path"], _figure(p["untuned"]), _figure(p["tuned"]), f"{_figure(p['low'])} to {_figure(p['high'])}"] for p in data["parameters"]]
     text = tag("p", "The whole policy is in policy.toml beside this page, ready for stresslev run --policy.")
-    drawn = sections.figure(_map(data), next(numbers))
+    drawn = sections.figure(_map(data), next(numbers), 3)
     return section("policy", _SECTIONS["policy"], tables.table(["Parameter", "Untuned", "Tuned", "Bounds"], rows), text, drawn)
 
 
@@ -202,7 +218,7 @@ def document(data: dict) -> str:
     mark = {"within": "✓", "breached": "✕", "none": "○"}[state]
     statement = tag("p", tag("span", mark, class_="sign", aria_hidden="true"), data["headline"], class_="statement")
     verdict = section("verdict", _SECTIONS["verdict"], tag("div", statement, class_=f"banner {state}"), items(data["sentences"], class_="narrative"))
-    drawn = [sections.figure(c, next(numbers)) for c in [*_history(data), _rivals(data), _frontier(data)] if c is not None]
+    drawn = [sections.figure(c, next(numbers), 3) for c in [*_history(data), _rivals(data), _frontier(data)] if c is not None]
     search = section("search", _SECTIONS["search"], tag("p", " ".join([data["search"], *data["raced"]])), drawn)
     configured = tag("details", tag("summary", "Experiment as configured (JSON)"), tag("pre", json.dumps(data["configuration"], indent=2)))
     reproduce = section("reproduce", _SECTIONS["reproduce"], tag("pre", data["command"], class_="command"), configured)

@@ -52,7 +52,10 @@ def created(text: str) -> str:
 
 def contents(entries) -> Html:
     """Links to the sections of the page, from (identity, title)."""
-    links = [tag("li", tag("a", title, href=f"#{identity}")) for identity, title in entries]
+    links = []
+    for identity, title in entries:
+        scenario = identity.removeprefix("scenario-") if identity.startswith("scenario-") else None
+        links.append(tag("li", tag("a", title, href=f"#{identity}"), data_scenario=scenario))
     return tag("nav", tag("h2", "Contents"), tag("ol", links), aria_label="Contents", class_="contents")
 
 
@@ -70,6 +73,7 @@ def page(title: str, header: Html, main: Html, footer: str, skip: str) -> str:
         tag("footer", footer),
         tag("script", Html(get_plotlyjs())),
         tag("script", Html(_package_text("charts.js"))),
+        tag("script", Html(_package_text("page.js"))),
     ]
     head = [
         tag("meta", charset="utf-8"),

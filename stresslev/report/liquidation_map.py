@@ -7,6 +7,7 @@ import numpy as np
 from stresslev.report import chart, plots, series, words
 from stresslev.report.chart import Chart
 from stresslev.report.inputs import Scenario
+from stresslev.report.markup import Html, tag
 
 #: Most assets drawn, and rows of prices in one map.
 _MAPS, _ROWS = 6, 120
@@ -26,6 +27,12 @@ def charts(scenario: Scenario) -> list[Chart]:
     names = chart.names(scenario, "asset")
     held = [a for a in series.largest(total, min(_MAPS, len(names))) if total[a] > 0]
     return [_map(scenario, names[a], a, usd[:, :, a]) for a in held]
+
+
+def missing(scenario: Scenario) -> Html | None:
+    """How to get the maps, for results without them."""
+    text = "Not measured in this run; --set run.liquidation_map=true has it drawn: how much would be liquidated at each price, over time."
+    return None if "liquidation_map_usd" in scenario.data else tag("p", text, class_="note screen-only")
 
 
 def _per_percent(usd: np.ndarray, moves: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

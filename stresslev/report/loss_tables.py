@@ -25,7 +25,7 @@ def borne(scenario: Scenario) -> Html | None:
     if len(pools) > 1:
         rows.append(["all pools", words.usd(float(total.sum())), *(words.usd(float(parts[layer].sum())) for layer in used)])
     head = ["Pool", "Losses beyond margin", *(LAYERS[layer][0].upper() + LAYERS[layer][1:] for layer in used)]
-    return table(head, rows, caption="Losses beyond margin are the sum of the columns to their right.")
+    return table(head, rows, of="pool", caption="Losses beyond margin are the sum of the columns to their right.")
 
 
 def _difference(amount: float) -> str:
@@ -56,4 +56,4 @@ def channels(scenario: Scenario, found: Attribution) -> Html | None:
         first, *rest = found.added[:, v]
         rows.append([pools[v], words.usd(first), *(_difference(a) for a in rest), words.usd(found.added[:, v].sum())])
     head = ["Pool", *(n[0].upper() + n[1:] for n in (CHANNELS.get(c, c) for c in found.channels)), "All together"]
-    return join(_totals(scenario, found), table(head, rows, caption="Losses pool by pool, channels opened in this order."))
+    return join(_totals(scenario, found), table(head, rows, of="pool", caption="Losses pool by pool, channels opened in this order."))

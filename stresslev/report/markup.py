@@ -3,7 +3,7 @@
 import html
 import json
 
-_VOID = {"meta", "br"}
+_VOID = {"meta", "br", "input"}
 
 
 class Html(str):

@@ -4,12 +4,13 @@ import json
 import re
 from itertools import count
 
-from stresslev.report import generated, losses, plots, sections, sentences, system_tables, tables, words
+from stresslev.report import changes, drivers, filters, generated, losses, plots, sections, sentences, system_tables, tables, words
 from stresslev.report.frame import contents, created, facts, items, no_script, page, section
 from stresslev.report.inputs import Run, Scenario
 from stresslev.report.markup import Html, tag
 
-_ASSUMPTIONS, _HEALTH, _REPRODUCE = "Assumptions and limits of the model", "Numerical health", "How to reproduce this report"
+_ASSUMPTIONS = "Appendix: assumptions and limits of the model"
+_HEALTH, _REPRODUCE = "Appendix: numerical health", "Appendix: how to reproduce this report"
 
 #: The last section of docs/model.md, sentence by sentence.
 NOT_MODELLED = (
@@ -42,28 +43,22 @@ def _header(run: Run) -> Html:
     return tag("header", title, lead, tag("p", sentences.system_sentence(run)), facts(pairs, class_="facts"))
 
 
-def _verdict(run: Run) -> Html:
+def _verdict(run: Run, change: dict | None) -> Html:
     state = sentences.state(run)
     mark = {sentences.BREACHED: "✕", sentences.WITHIN: "✓", sentences.NO_LIMITS: "○"}[state]
     statement = tag("p", tag("span", mark, class_="sign", aria_hidden="true"), sentences.headline(run), class_="statement")
     banner = tag("div", statement, tag("p", sentences.explanation(run)), class_=f"banner {state}")
-    return section("verdict", "Verdict", banner, items(sentences.narrative(run), class_="narrative"), tables.verdict(run) if run.checks else None)
+    judged = [tables.verdict(run) if run.checks else None, generated.limits(run)]
+    limits = [tag("h3", "Limits"), judged] if run.judged else None
+    changed = changes.summary(run, change) if change is not None else None
+    return section("verdict", "Verdict", banner, items(sentences.narrative(run), class_="narrative"), limits, changed)
 
 
-def _contents(run: Run) -> Html:
-    entries = [("verdict", "Verdict"), *([("generated", generated.TITLE)] if run.samples else []), ("comparison", "Scenarios compared")]
+def _contents(run: Run, change: dict | None) -> Html:
+    entries = [("verdict", "Verdict"), ("drivers", drivers.TITLE), *([("generated", generated.TITLE)] if run.samples else [])]
     entries += [(f"scenario-{s.name}", s.title) for s in run.scenarios]
-    entries += [("assumptions", _ASSUMPTIONS), ("health", _HEALTH), ("reproduce", _REPRODUCE)]
-    return contents(entries)
-
-
-def _comparison(run: Run) -> Html:
-    infinite = tag("p", "∞: a share of something that is zero at the start.", class_="note") if tables.has_infinite(run) else None
-    text = "Definitions are in the section on assumptions. “Size” is a pool's open interest and loans at the start; “unsettled” is the negative "
-    text += "equity of accounts still open at the end. Measures that are zero in every scenario are left out."
-    note = tag("p", text, class_="note")
-    parts = [tables.comparison(run), tag("h3", "By pool"), tables.pools(run), infinite, note]
-    return section("comparison", "Scenarios compared", *parts)
+    entries += [("assumptions", _ASSUMPTIONS), *([("changes", changes.TITLE)] if change is not None else [])]
+    return contents([*entries, ("health", _HEALTH), ("reproduce", _REPRODUCE)])
 
 
 def _scenario(run: Run, scenario: Scenario, colours: plots.Colours, numbers) -> Html:
@@ -86,7 +81,7 @@ def _scenario(run: Run, scenario: Scenario, colours: plots.Colours, numbers) -> 
     hint = tag("p", advice, class_="note screen-only")
     drawn = sections.of_scenario(run, scenario, colours, numbers)
     parts = [kind, text, facts(key, class_="numbers"), notices, hint, drawn]
-    return section(f"scenario-{scenario.name}", scenario.title, *parts, class_="scenario")
+    return section(f"scenario-{scenario.name}", scenario.title, *parts, class_="scenario", data_scenario=scenario.name)
 
 
 def _path_rows(run: Run, name: str) -> list[list[str]]:
@@ -106,8 +101,9 @@ def _scenario_assumptions(run: Run, scenario: Scenario) -> Html:
     scaled = tag("p", f"Scaled: {words.listing(changed)}.") if changed else None
     assumed = items(scenario.assumptions) or tag("p", "No assumptions are stated.")
     sources = items(scenario.sources) or tag("p", "No sources are stated.")
-    paths = tables.table(["Asset", "Exogenous price", "Source"], _path_rows(run, scenario.name), text_columns=3)
-    return tag("div", tag("h3", scenario.title), scaled, assumed, tag("h4", "Sources"), sources, paths)
+    rows = _path_rows(run, scenario.name)
+    paths = tables.table(["Asset", "Exogenous price", "Source"], rows, text_columns=3) if rows else None
+    return tag("div", tag("h3", scenario.title), scaled, assumed, tag("h4", "Sources"), sources, paths, data_scenario=scenario.name)
 
 
 def _assumptions(run: Run) -> Html:
@@ -183,18 +179,20 @@ def _reproduce(run: Run) -> Html:
     return section("reproduce", _REPRODUCE, *parts)
 
 
-def document(run: Run) -> str:
-    """The whole page."""
+def document(run: Run, change: dict | None = None) -> str:
+    """The whole page. Args: `change` against the last run, as `contrast.last.change` gives it."""
     look, numbers = plots.colours(run), count(1)
     main = tag(
         "main",
-        _verdict(run),
-        _contents(run),
+        _verdict(run, change),
+        _contents(run, change),
+        filters.form(run),
         no_script(),
+        drivers.part(run, numbers),
         generated.part(run, numbers),
-        _comparison(run),
         [_scenario(run, s, look, numbers) for s in run.scenarios],
         _assumptions(run),
+        changes.appendix(run, change) if change is not None else None,
         _health(run),
         _reproduce(run),
     )

@@ -1,6 +1,7 @@
 """Parts that all charts share, as plain Plotly data: colours, axes, panels and labels at the ends of lines."""
 
 import html
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -50,6 +51,12 @@ def colours(run: Run) -> Colours:
 def short(name: str, width: int = _NAME) -> str:
     """A name for use inside a plot: cut, and without markup Plotly would read."""
     return html.escape(name if len(name) <= width else name[: width - 1] + "…")
+
+
+def folded(name: str, width: int = 26) -> str:
+    """A name over two lines beside a plot, what is longer cut off."""
+    first, *rest = textwrap.wrap(name, width, max_lines=2, placeholder="…") or [""]
+    return "<br>".join(html.escape(part) for part in (first, *rest))
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,9 @@ from stresslev.report.markup import Html, data_script, join, tag
 from stresslev.report.plots import Colours
 
 
-def figure(chart: Chart, number: int) -> Html:
-    """A chart as an element, with its data beside it for the page's script."""
-    title = tag("h4", chart.title, tag("span", chart.unit, class_="unit") if chart.unit else None)
+def figure(chart: Chart, number: int, level: int = 4) -> Html:
+    """A chart as an element, with its data beside it for the page's script. Args: `level` of its heading, one below that of what it is in."""
+    title = tag(f"h{level}", chart.title, tag("span", chart.unit, class_="unit") if chart.unit else None)
     if chart.figure is None:
         return tag("div", title, tag("p", chart.caption, class_="empty"), class_="figure")
     key = [tag("li", tag("span", "", class_=f"swatch {kind}", style=f"border-color:{colour}"), text) for kind, colour, text in chart.key]
@@ -60,7 +60,7 @@ def of_scenario(run: Run, scenario: Scenario, colours: Colours, numbers: Iterato
         _contagion(run, scenario),
         _part("Prices and liquidations", drawn(charts.charts(scenario, colours))),
         _part("Leverage", drawn(leverage_charts.charts(scenario, colours))),
-        _part("What would be liquidated", drawn(liquidation_map.charts(scenario))),
+        _part("What would be liquidated", drawn(liquidation_map.charts(scenario)), liquidation_map.missing(scenario)),
         _part("Venues", drawn(venue_charts.charts(scenario, colours)), venue_charts.funding_table(scenario)),
         _part("Lenders", drawn(lender_charts.charts(scenario, colours)), lender_charts.tables(scenario)),
         _part("Receipt tokens", drawn([lender_charts.receipts(scenario, tokens(run), colours)])),

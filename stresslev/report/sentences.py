@@ -1,6 +1,8 @@
 """The verdict in words: the headline and what the committee should know first."""
 
-from stresslev.report import words
+from collections import Counter
+
+from stresslev.report import generated, words
 from stresslev.report.captions import exhaustion_times
 from stresslev.report.facts import (
     NEGLIGIBLE,
@@ -47,20 +49,33 @@ def explanation(run: Run) -> str:
     if not limits:
         return "This run sets no limits, so the figures below are stated without a judgement."
     held = f"{words.plural(limits, 'limit')} held against {words.plural(len(run.scenarios), 'scenario')}"
-    return f"{held}. " + ("Every value is within its bound." if state(run) == WITHIN else "A breach is a value outside its bound.")
+    if state(run) == WITHIN:
+        return f"{held}. Every value is within its bound."
+    titles = {s.name: s.title for s in run.scenarios} | {name: said["title"] for name, said in run.samples.items()}
+    breaches = Counter(c.scenario for c in run.judged if c.breached).most_common()
+    each = [f"“{titles[name]}” breaches {words.plural(n, 'limit')}" for name, n in breaches]
+    return f"{held}. {words.listing(each, 3, 'other scenario breaches some', 'other scenarios breach some')}."
 
 
 def narrative(run: Run) -> list[str]:
-    """Two to six points: the worst scenario, who bore the losses, insurance funds, the cascade, which way losses travelled, what is unsettled."""
-    if not any(s.liquidated for s in run.scenarios):
+    """What the committee should know first: the worst scenario, insurance funds, what is unsettled."""
+    if not _liquidated(run):
         where = "in any scenario" if len(run.scenarios) > 1 else "in this scenario"
-        sentences = [
-            f"No account is liquidated {where}, so no insurance fund is drawn on and no bad debt arises.",
-            "Prices follow the scenario alone: there is no cascade.",
-        ]
+        told = [f"No account is liquidated {where}, so no insurance fund is drawn on and no bad debt arises."]
     else:
-        sentences = [_losses(run), *_borne(run), _funds(run), _cascade(run), *_channels(run)]
-    return [*sentences, *_unsettled(run)]
+        told = [_losses(run), _funds(run)]
+    return [*generated.sentences(run), *told, *_unsettled(run)]
+
+
+def drivers(run: Run) -> list[str]:
+    """What made it so: the cascade, who bore the losses, and which way they travelled."""
+    if not _liquidated(run):
+        return ["Prices follow the scenario alone: there is no cascade."]
+    return [_cascade(run), *_borne(run), *_channels(run)]
+
+
+def _liquidated(run: Run) -> bool:
+    return any(s.liquidated for s in run.scenarios)
 
 
 def _quoted(scenario: Scenario) -> str:
@@ -74,7 +89,7 @@ def _ranked(run: Run) -> list[Scenario]:
 
 
 def _losses(run: Run) -> str:
-    worst, many = _ranked(run)[0], len(run.scenarios) > 1
+    worst, many = _ranked(run)[0], len(run.scenarios) > 1 or bool(run.samples)  # a path that is shown is one of many
     debt = worst.metrics["bad_debt_usd"]
     if debt <= 0:
         settled = " that has been settled" if any(s.metrics["latent_deficit_over_open_interest"] > 0 for s in run.scenarios) else ""

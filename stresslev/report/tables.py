@@ -96,15 +96,25 @@ _FLOWS = {
 _RESIDUALS = ("conservation_residual", "total_residual")
 
 
-def table(head: Sequence, rows: Sequence[Sequence], *, text_columns: int = 1, caption: str | None = None) -> Html:
-    """A table whose first column names its rows; columns after the first `text_columns` hold numbers."""
-    header = tag("tr", [tag("th", h, scope="col", class_="n" if i >= text_columns else None) for i, h in enumerate(head)])
+def table(
+    head: Sequence, rows: Sequence[Sequence], *, text_columns: int = 1, caption: str | None = None, of: str | None = None, columns: Sequence[str] = ()
+) -> Html:
+    """A table whose first column names its rows; columns after the first `text_columns` hold numbers.
+
+    Args: `of`, "pool" where rows are pools, by whose names they are filtered; `columns`, names of the scenarios whose columns the last ones are.
+    """
+    keys = [None] * (len(head) - len(columns)) + list(columns)
+
+    def cell(name: str, i: int, content, **more) -> Html:
+        return tag(name, content, class_="n" if i >= text_columns else None, data_scenario=keys[i], **more)
+
+    header = tag("tr", [cell("th", i, h, scope="col") for i, h in enumerate(head)])
     body = []
     for first, *rest in rows:
-        cells = [tag("td", c, class_="n" if i >= text_columns else None) for i, c in enumerate(rest, 1)]
-        body.append(tag("tr", tag("th", first, scope="row"), cells))
+        known = {f"data_{of}": first} if of else {}
+        body.append(tag("tr", tag("th", first, scope="row"), [cell("td", i, c) for i, c in enumerate(rest, 1)], **known))
     title = tag("caption", caption) if caption else None
-    return tag("div", tag("table", title, tag("thead", header), tag("tbody", body)), class_="wide")
+    return tag("div", tag("table", title, tag("thead", header), tag("tbody", body)), class_="wide", data_scenarios="\n".join(columns) or None)
 
 
 def link(scenario: Scenario) -> Html:
@@ -117,35 +127,59 @@ def _parts(run: Run) -> Iterator[tuple[Scenario, ...]]:
         yield run.scenarios[i : i + ABREAST]
 
 
-def bound_text(check: Finding) -> str:
+def bound_text(metric: str, side: str, bound: float) -> str:
     """at most 0.5%."""
-    return f"at {'most' if check.side == 'max' else 'least'} {words.metric_value(check.metric, check.bound, 12)}"
+    return f"at {'most' if side == 'max' else 'least'} {words.metric_value(metric, bound, 12)}"
 
 
-def _verdict_cell(check: Finding | None) -> Html:
+def _verdict_cell(check: Finding | None, **more) -> Html:
     if check is None:
-        return tag("td", "–", class_="n")
+        return tag("td", "–", class_="n", **more)
     value = tag("span", words.value_against(check.metric, check.value, check.bound), class_="value")
     mark = tag("span", "✕ breached" if check.breached else "✓ within", class_="mark")
-    return tag("td", value, mark, class_="n breached" if check.breached else "n within")
+    return tag("td", value, " ", mark, class_="n breached" if check.breached else "n within", **more)
+
+
+def _limit_name(check: Finding) -> Html:
+    bound = tag("span", bound_text(check.metric, check.side, check.bound), class_="bound")
+    return join(words.metric_title(check.metric), " ", bound, [" ", tag("span", check.reason, class_="reason")] if check.reason else None)
 
 
 def verdict(run: Run) -> Html:
-    """Limits against scenarios, with marks that can be read without colour."""
-    limits = list(dict.fromkeys((c.metric, c.side, c.bound, c.reason) for c in run.checks))
+    """Limits against scenarios, with marks that can be read without colour, the most often breached first.
+
+    Few limits over many scenarios have a column each.
+    """
+    limits = {(c.metric, c.side, c.bound, c.reason): c for c in reversed(run.checks)}
+    limits = dict(reversed(limits.items()))
     found = {(c.metric, c.side, c.bound, c.reason, c.scenario): c for c in run.checks}
+    if len(run.scenarios) > ABREAST >= len(limits):
+        return _scenarios_down(run, limits, found)
     tables = []
     for part in _parts(run):
-        head = tag("tr", tag("th", "Limit", scope="col"), [tag("th", link(s), scope="col", class_="n") for s in part])
+        head = tag("tr", tag("th", "Limit", scope="col"), [tag("th", link(s), scope="col", class_="n", data_scenario=s.name) for s in part])
         body = []
-        for limit in limits:
-            cells = [found.get((*limit, s.name)) for s in part]
-            example = next(c for c in run.checks if (c.metric, c.side, c.bound, c.reason) == limit)
-            name = [words.metric_title(example.metric), tag("span", bound_text(example), class_="bound")]
-            reason = tag("span", example.reason, class_="reason") if example.reason else None
-            body.append(tag("tr", tag("th", *name, reason, scope="row"), [_verdict_cell(c) for c in cells]))
-        tables.append(tag("div", tag("table", tag("thead", head), tag("tbody", body), class_="verdicts"), class_="wide"))
+        for limit, example in sorted(limits.items(), key=lambda pair: -sum(c.breached for key, c in found.items() if key[:4] == pair[0])):
+            cells = {s.name: found.get((*limit, s.name)) for s in part}
+            broken = any(c is not None and c.breached for c in cells.values())
+            shown = [_verdict_cell(c, data_scenario=name) for name, c in cells.items()]
+            body.append(tag("tr", tag("th", _limit_name(example), scope="row"), shown, data_limit="breached" if broken else "kept"))
+        whole = tag("table", tag("thead", head), tag("tbody", body), class_="verdicts")
+        tables.append(tag("div", whole, class_="wide", data_scenarios="\n".join(s.name for s in part)))
     return join(tables)
+
+
+def _scenarios_down(run: Run, limits: dict, found: dict) -> Html:
+    """A row for each scenario, those with breaches first."""
+    head = tag("tr", tag("th", "Scenario", scope="col"), [tag("th", _limit_name(c), scope="col", class_="n") for c in limits.values()])
+    rows = []
+    for s in run.scenarios:
+        cells = [found.get((*limit, s.name)) for limit in limits]
+        broken = sum(c is not None and c.breached for c in cells)
+        row = tag("tr", tag("th", link(s), scope="row"), [_verdict_cell(c) for c in cells], data_scenario=s.name)
+        rows.append((-broken, row))
+    body = [row for _, row in sorted(rows, key=lambda pair: pair[0])]
+    return tag("div", tag("table", tag("thead", head), tag("tbody", body), class_="verdicts many"), class_="wide")
 
 
 def comparison(run: Run) -> Html:
@@ -160,7 +194,7 @@ def comparison(run: Run) -> Html:
                 text = words.metric_value(name, s.metrics[name])
                 cells.append(tag("strong", tag("span", "✕ ", class_="mark"), text) if (name, s.name) in breached else text)
             rows.append([METRICS[name].title, *cells])
-        tables.append(table(["Metric", *(link(s) for s in part)], rows))
+        tables.append(table(["Metric", *(link(s) for s in part)], rows, columns=[s.name for s in part]))
     note = tag("p", "✕ marks a value that breaches a limit.", class_="note") if breached else None
     return join(tables, note)
 
@@ -191,10 +225,10 @@ def _pools(run: Run, chosen: dict[str, str], caption: str) -> Html:
     for s in run.scenarios:
         title = tag("tr", tag("th", link(s), scope="rowgroup", colspan=len(columns) + 1, class_="group"))
         rows = [
-            tag("tr", tag("th", pool, scope="row"), [tag("td", _pool_cell(name, values[name]), class_="n") for name in columns])
+            tag("tr", tag("th", pool, scope="row"), [tag("td", _pool_cell(name, values[name]), class_="n") for name in columns], data_pool=pool)
             for pool, values in s.pools.items()
         ]
-        groups.append(tag("tbody", title, rows))
+        groups.append(tag("tbody", title, rows, data_scenario=s.name))
     return tag("div", tag("table", tag("caption", caption), tag("thead", head), groups, class_="dense"), class_="wide")
 
 

@@ -103,6 +103,17 @@ def metric_value(name: str, value: float, digits: int = 3) -> str:
     return form(value) if form is scientific else form(value, digits)
 
 
+def number(metric: str, value: float) -> str:
+    """A metric's value with its unit and a digit more; n/a where there is none."""
+    return "n/a" if math.isnan(value) else metric_value(metric, value, 4)
+
+
+def signed(metric: str, value: float) -> str:
+    """A difference of a metric, with its sign; of shares in percentage points."""
+    text = ("+" if value > 0 else "") + number(metric, value)
+    return text.removesuffix("%") + " pp" if text.endswith("%") else text
+
+
 def value_against(name: str, value: float, bound: float) -> str:
     """A value with as many digits as it takes to tell it from its bound."""
     digits = 3
@@ -116,12 +127,12 @@ def plural(n: int, noun: str, many: str | None = None) -> str:
     return f"{n:,} {noun if n == 1 else many or noun + 's'}"
 
 
-def listing(items: Sequence[str], most: int = 4, noun: str = "other") -> str:
+def listing(items: Sequence[str], most: int = 4, noun: str = "other", many: str | None = None) -> str:
     """a, b and c; past `most` items the rest is counted: a, b and 7 others."""
     items = list(items)
     if len(items) > most:
         rest = len(items) - most + 1
-        items = [*items[: most - 1], plural(rest, noun)]
+        items = [*items[: most - 1], plural(rest, noun, many)]
     return items[0] if len(items) == 1 else ", ".join(items[:-1]) + " and " + items[-1]
 
 
