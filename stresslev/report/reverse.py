@@ -52,8 +52,8 @@ def _plausibility(told: Mapping) -> Html:
         rows.append([words, f"{p['beyond']:.3g}", once, f"{p['outside']:.3g}"])
     head = ["Distribution", "Probability beyond, in its direction", "Once in so many years", "Probability as far, in any direction"]
     note = (
-        f"Probabilities are per horizon of {told['factors']['horizon_minutes']:g} minutes. Beyond, in its direction: the first-order estimate of the probability "
-        "of a break, exact where the boundary is a plane. In any direction: no more than this breaks the system, if nothing nearer does."
+        f"Probabilities are per horizon of {told['factors']['horizon_minutes']:g} minutes. Beyond, in its direction: the first-order estimate of the "
+        "probability of a break, exact where the boundary is a plane. In any direction: no more than this breaks the system, if nothing nearer does."
     )
     return section("plausibility", _SECTIONS["plausibility"], tables.table(head, rows), tag("p", note, class_="note"))
 
@@ -127,8 +127,9 @@ def _boundary(told: Mapping) -> Chart | None:
     layout = plots.layout(460, top=16, xaxis=_axis(_words(p["factors"][0]), tickformat=".0%"), yaxis=_axis(_words(p["factors"][1]), tickformat=".0%"))
     layout["margin"]["b"] = 60
     caption = (
-        f"Where the system breaks, by the hard rules on {len(x)} by {len(y)} shocks; all other factors as in the shock that was found. Lines are of equal "
-        f"distance from the ordinary, the thick one that of the shock ({told['distance']:.2f}): it touches the breaking shocks where it finds the nearest."
+        f"Where the system breaks, by the hard rules on {len(x)} by {len(y)} shocks; all other factors as in the shock that was found. "
+        f"Lines are of equal distance from the ordinary, the thick one that of the shock ({told['distance']:.2f}): it touches the breaking shocks "
+        "at the nearest of them."
     )
     key = [("block", "#f0b995", "breaks"), ("solid", plots.PALETTE[0], "distance, in standard deviations"), ("block", plots.INK, "the shock found")]
     return Chart(f"{_words(p['factors'][0])} and {_words(p['factors'][1])}", "", caption, still([fill, lines, touching, point], layout), key)
@@ -166,8 +167,9 @@ def _search(told: Mapping) -> Html:
         moves = ["–"] * len(names) if s["shock"] is None else [_raw(n, x) for n, x in zip(names, s["shock"], strict=True)]
         rows.append([s["name"], _figure(s["distance"]), str(s["turns"]), _figure(s["alignment"]), *moves])
     note = (
-        f"Begun in several directions: each is turned towards the gradient of a run with smoothed thresholds as long as the boundary comes nearer on the hard "
-        f"rules. Alignment: cosine of the angle between direction and gradient, 1 at a nearest point. Starts that end elsewhere are other ways to break. "
+        f"Begun in several directions: each is turned towards the gradient of a smoothed run as long as the boundary comes nearer on "
+        f"the hard rules. Alignment: cosine of the angle between direction and gradient, 1 at a nearest point. Starts that end elsewhere are other "
+        f"ways to break. "
         f"{told['search']['hard_runs']:,} hard runs, {told['search']['gradients']} gradients, {told['search']['failed_runs']} failed runs."
     )
     return section(

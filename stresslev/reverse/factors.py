@@ -129,7 +129,7 @@ class Plausibility:
 
     @property
     def beyond(self) -> float:
-        """Probability of a shock beyond the plane that touches the sphere of this distance: the first-order estimate of the probability of a break."""
+        """Probability of a shock beyond the plane that touches the sphere of this distance: the first-order estimate of that of a break."""
         nu = self.degrees_of_freedom
         return float(ndtr(-self.distance)) if nu is None else float(stdtr(nu, -self.distance * np.sqrt(nu / (nu - 2))))
 

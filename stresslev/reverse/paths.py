@@ -23,9 +23,7 @@ def ramp(spec: FactorsSpec, *, ramp_minutes: int, after_minutes: int, step_minut
         prices = [asset.start_price_usd, asset.start_price_usd * float(np.exp(_ANY))]
         paths[name] = {"minutes": [0.0, float(ramp_minutes)], "prices": prices, "source": f"found in factors {spec.name}"}
     paths |= {n: {"proxy": p.asset, "beta": p.beta, "start_price_usd": p.start_price_usd} for n, p in spec.proxies.items()}
-    text = (
-        f"the whole move comes evenly in log price within the first {ramp_minutes:g} minutes and nothing recovers in the {after_minutes:g} after them"
-    )
+    text = f"the whole move comes evenly in log price within the first {ramp_minutes:g} minutes; nothing recovers in the {after_minutes:g} after."
     head = {"kind": "scenario", "name": "shock", "title": "Ramp", "origin": "hypothetical", "severity": "very severe", "assumptions": [text]}
     return head | {"duration_minutes": end, "step_minutes": float(step_minutes), "paths": paths}
 
@@ -68,7 +66,7 @@ class Shape:
         return Shock(**(vars(self.flat) | {"log_price": log_price, "depth_factor": self.flat.depth_factor * depth}))
 
     def gradient(self, x: np.ndarray, of_log_price: np.ndarray, of_depth: np.ndarray) -> np.ndarray:
-        """(K,) derivative with respect to factors from that with respect to the path. Args: (T, A) of log price after minute 0 and of depth factors."""
+        """(K,) derivative with respect to factors. Args: those with respect to log price after minute 0 and depth factors, (T, A)."""
         found = [float(np.sum(d[1:] * of_log_price)) for d in self.by_factor]
         if self.factors.has_depth:
             found.append(float(np.sum(self.shock(x).depth_factor * of_depth)))

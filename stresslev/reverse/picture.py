@@ -63,7 +63,7 @@ def deviation(factors: Factors, name: str) -> float:
     return factors.spec.depth.standard_deviation if name == DEPTH else factors.spec.assets[name].standard_deviation
 
 
-def picture(system: System, x: np.ndarray, names: tuple[str, str], points: int) -> Picture:
+def draw(system: System, x: np.ndarray, names: tuple[str, str], points: int) -> Picture:
     """Run the system on a grid through a shock (K,). Args: `points` on each side."""
     factors = system.factors
     places = [factors.names.index(n) for n in names]

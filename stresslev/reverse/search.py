@@ -1,7 +1,7 @@
 """The nearest point of a set that is known by asking: directions by gradients, distances by the hard rules.
 
-What is sought is the design point of the first-order reliability method. Hasofer and Lind (1974) and Rackwitz and Fiessler (1978) go from a point of the
-boundary to the point of its tangent plane that is nearest to the origin, which lies in the direction of the gradient. Here a step only turns the
+What is sought is the design point of the first-order reliability method. Hasofer and Lind (1974) and Rackwitz and Fiessler (1978) go from a point of
+the boundary to the point of its tangent plane that is nearest to the origin, which lies in the direction of the gradient. Here a step only turns the
 direction that way; how far it is to the boundary in a direction is found on the hard rules, and a turn that does not come nearer is made smaller
 (as in Liu and Der Kiureghian 1991) and then not at all. Every point is on the boundary of the hard rules, so that no error of a gradient reaches the
 result: a wrong gradient costs runs.
@@ -19,7 +19,7 @@ LOOKS = 8
 TOLERANCE = 0.002
 #: Parts of the way to the gradient's direction that are tried, and most turns of one start.
 _TURNS, _MOST = (1.0, 0.5, 0.25, 0.1), 12
-#: Cosine of the angle to the gradient's direction below which a turn is no longer worth its runs; a distance is then right to about half of 1 less it.
+#: Cosine of the angle to the gradient's direction above which a turn is not worth its runs.
 _ALIGNED = 0.999
 #: Angles, in radians, by which directions are tried around what was found, where there is a gradient and where there is none.
 _PROBES, _BLIND = (0.2, 0.1, 0.05), (0.8, 0.4, 0.2, 0.1, 0.05)

@@ -17,10 +17,11 @@ from stresslev.config.load import Plan
 from stresslev.config.spec import LimitSpec, ScenarioSpec
 from stresslev.errors import InputError, NumericalFailure, Problem
 from stresslev.metrics import METRICS
-from stresslev.reverse import events, picture
+from stresslev.reverse import events
 from stresslev.reverse.conditions import Condition, several
 from stresslev.reverse.factors import Factors, Plausibility, plausibility
 from stresslev.reverse.paths import shape
+from stresslev.reverse.picture import Picture, chosen, draw
 from stresslev.reverse.search import TOLERANCE, Found, Search, starts
 from stresslev.reverse.state import System
 
@@ -58,7 +59,7 @@ class Reversed:
     plausibility: dict[str, Plausibility] = field(default_factory=dict)
     ray: tuple[np.ndarray, np.ndarray] | None = None
     nearer: np.ndarray | None = None
-    picture: picture.Picture | None = None
+    picture: Picture | None = None
 
     @property
     def found(self) -> bool:
@@ -119,7 +120,7 @@ def reverse_stress(
     made = shape(base.model_copy(update={"name": NAME}), folder, spread, plan.system, file)
     system = System(plan, made, conditions, book=book, width=width, checkpoint=checkpoint, resume=resume, progress=progress)
     if picture_of is not None:
-        picture.chosen(spread, np.zeros(len(spread.names)), picture_of)  # before the work begins
+        chosen(spread, np.zeros(len(spread.names)), picture_of)  # before the work begins
     directions = starts(spread.assets, factors.matrix, len(spread.names), random_starts, plan.run.seed)
     system.expected = 40 * len(directions) + picture_points**2
     try:
@@ -134,7 +135,7 @@ def reverse_stress(
         nearer = system.hard([(1 - SLACK) * point])[0]
         drawn = None
         if picture_points and len([n for n in spread.names if n != "correlation"]) > 1:
-            drawn = picture.picture(system, x, picture.chosen(spread, x, picture_of), picture_points)
+            drawn = draw(system, x, chosen(spread, x, picture_of), picture_points)
     finally:
         system.keep()
     return Reversed(
@@ -197,7 +198,7 @@ def _about(system: System, distance: float) -> dict:
         "title": f"Most plausible shock with {words}",
         "origin": "hypothetical",
         "severity": "very severe",
-        "description": f"Found by a reverse stress test: of all shocks that break the system ({words}) the one nearest to the ordinary, at a distance of "
+        "description": f"Found by a reverse stress test: of all shocks that break the system ({words}) the one nearest to the ordinary, at "
         f"{distance:.3f} standard deviations under factors {spec.name}. Within {TOLERANCE:.1%} of the boundary.",
         "sources": spec.sources,
         "assumptions": (*system.plan.scenarios[0].assumptions, *spec.assumptions),

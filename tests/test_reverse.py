@@ -1,0 +1,426 @@
+"""Reverse stress tests: distances and probabilities against closed forms, the search against known nearest points, and the engine against a grid."""
+
+import dataclasses
+import json
+import tomllib
+
+import numpy as np
+import pytest
+from scipy.optimize import minimize
+
+from stresslev import cli
+from stresslev.book.book import Book
+from stresslev.config.factors import FactorsSpec
+from stresslev.config.load import Plan, load_factors, load_plan, load_system
+from stresslev.config.policy import PolicySpec
+from stresslev.config.spec import RunSpec, ScenarioSpec, SystemSpec
+from stresslev.errors import InputError
+from stresslev.fits import factors as fits
+from stresslev.fits.calibrate import Source
+from stresslev.metrics import METRICS
+from stresslev.reverse import conditions, paths, results
+from stresslev.reverse.factors import Factors, plausibility
+from stresslev.reverse.search import Search, Start, starts
+from stresslev.reverse.study import reverse_stress
+from stresslev.run import run_plan
+
+
+def _factors(assets=("BTC", "ETH"), *, common=0.7, spread=0.0, depth=True, deviation=0.05, **more) -> FactorsSpec:
+    data = {
+        "kind": "factors",
+        "name": "f",
+        "horizon_minutes": 1440,
+        "assets": {a: {"standard_deviation": deviation * (1 + i / 2), "start_price_usd": 100.0} for i, a in enumerate(assets)},
+        "correlation": {"common": common if len(assets) > 1 else 0.0, "spread": spread},
+    }
+    if depth:
+        data["depth"] = {"standard_deviation": 0.6, "correlation": 0.5}
+    return FactorsSpec.model_validate(data | more)
+
+
+def test_without_a_spread_the_distance_is_that_of_mahalanobis():
+    """Under the covariance of returns and depth, put together by hand."""
+    factors = Factors(_factors())
+    sd, q = np.array([0.05, 0.075, 0.6]), 0.5 * 1.7 / np.sqrt(3.4)  # cov(y1, (y1 + y2) / sd) = (1 + 0.7) / sqrt(2 + 1.4)
+    matrix = np.array([[1, 0.7, q], [0.7, 1, q], [q, q, 1]])
+    covariance = matrix * np.outer(sd, sd)
+    for x in np.random.default_rng(1).normal(size=(5, 3)) * sd:
+        assert factors.distance(x) ** 2 == pytest.approx(x @ np.linalg.solve(covariance, x), rel=1e-10)
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.3])
+def test_coordinates_come_back(spread):
+    factors = Factors(_factors(spread=spread))
+    assert factors.names == ("BTC", "ETH", "depth", "correlation")[: 4 if spread else 3]
+    for u in np.random.default_rng(2).normal(size=(5, len(factors.names))):
+        np.testing.assert_allclose(factors.coordinates(factors.shock(u)), u, atol=1e-9)
+    # every stress leaves a correlation matrix; a higher one makes a common fall cheaper
+    for u in (-8.0, 0.0, 8.0):
+        assert np.linalg.eigvalsh(factors.stressed(factors.stress(u)))[0] > 0
+    if spread:
+        fall = np.array([-0.2, -0.3, 0.0])
+        near = [np.linalg.norm(factors.coordinates(np.array([*fall, s]))[:2]) for s in (-0.3, 0.0, 0.3)]
+        assert near[0] > near[1] > near[2]
+
+
+def test_probabilities_of_two_factors_are_those_of_the_closed_forms():
+    """Outside a circle: exp(-d^2 / 2) of normals, (1 + d^2 / (nu - 2))^(-nu / 2) of Student's t with unit variances."""
+    factors = Factors(_factors(depth=False, degrees_of_freedom=3.0))
+    for d in (0.5, 2.0, 5.0):
+        found = plausibility(factors, d)
+        assert found["normal"].outside == pytest.approx(np.exp(-(d**2) / 2), rel=1e-10)
+        assert found["student_t"].outside == pytest.approx((1 + d**2) ** -1.5, rel=1e-10)
+    rng = np.random.default_rng(3)
+    draws = rng.standard_normal(400_000) * np.sqrt(1 / rng.chisquare(3, 400_000))  # variance 1, where t has 3
+    assert plausibility(factors, 2.0)["student_t"].beyond == pytest.approx((draws > 2).mean(), rel=0.05)
+
+
+def test_a_fit_finds_what_made_the_prices(tmp_path):
+    """Student's t with 4 degrees of freedom, correlation 0.6 that jumps between 0.3 and 0.8 from block to block; and none where it does not."""
+    rng, n = np.random.default_rng(4), 6000
+    scale = np.sqrt(2 / rng.chisquare(4, n))  # unit variance
+    for spread in (False, True):
+        rho = np.where(np.arange(n) // fits.BLOCK % 2 == 0, 0.3, 0.8) if spread else np.full(n, 0.6)
+        z = rng.standard_normal((n, 2))
+        y = np.stack([z[:, 0], rho * z[:, 0] + np.sqrt(1 - rho**2) * z[:, 1]], axis=1)
+        r = (y * scale[:, None]) * [0.01, 0.02]
+        sources = {}
+        for i, a in enumerate(("A", "B")):
+            file = tmp_path / f"{a}.csv"
+            price = np.exp(np.concatenate([[0], np.cumsum(r[:, i])]))
+            file.write_text("ts,close\n" + "".join(f"{86400 * (k + 10000)},{p!r}\n" for k, p in enumerate(price.tolist())), encoding="utf-8")
+            sources[a] = Source(file)
+        data = fits.fit(sources, horizon_minutes=1440, name="fitted")
+        spec = FactorsSpec.model_validate(data)
+        assert [a.standard_deviation for a in spec.assets.values()] == pytest.approx([0.01, 0.02], rel=0.05)
+        assert spec.degrees_of_freedom == pytest.approx(4, rel=0.15 if not spread else 0.4)
+        moves = (np.arctanh(0.8) - np.arctanh(0.3)) / 2
+        assert spec.correlation.spread == pytest.approx(moves, rel=0.15) if spread else spec.correlation.spread < 0.08
+        assert spec.matrix[0, 1] == pytest.approx(0.55 if spread else 0.6, abs=0.04)
+
+
+def test_the_shipped_factors_are_the_fit_to_their_source(real_data):
+    if real_data is None:
+        return
+    shipped, folder = load_factors("crypto_day"), real_data / "binance_btc_eth_hourly"
+    sources = {a: Source(folder / f"{a.lower()}usdt_1h_2017_2023.csv.gz", time_column="time") for a in ("BTC", "ETH")}
+    fitted = FactorsSpec.model_validate(fits.fit(sources, horizon_minutes=1440, name="fitted"))
+    assert fitted.calibration.returns == 2304
+    for name, asset in fitted.assets.items():
+        assert shipped.assets[name].standard_deviation == pytest.approx(asset.standard_deviation, rel=2e-3)
+    assert shipped.correlation.common == pytest.approx(fitted.matrix[0, 1], rel=2e-3)
+    assert shipped.correlation.spread == pytest.approx(fitted.correlation.spread, rel=0.02)
+    assert shipped.degrees_of_freedom == pytest.approx(fitted.degrees_of_freedom, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("bad_debt_usd", ["not a metric, a sign and a number"]),
+        ("bad_dept_usd > 1", ["bad_dept_usd", "is no metric", "bad_debt_usd"]),
+        ("unnecessary_liquidation_share > 0.1", ["needs single accounts"]),
+        ("bad_debt_usd > much", ["bound", "much", "no"]),
+    ],
+)
+def test_a_bad_condition_is_refused_by_name(text, parts, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["reverse", "three_perp_venues", "--breaks", text, "--out", str(tmp_path / "r")])
+    said = capsys.readouterr().err
+    assert stop.value.code == 2 and all(p in said for p in parts), said
+    assert not list(tmp_path.iterdir())
+
+
+def test_conditions_are_read():
+    assert str(conditions.parse("bad_debt > 1_000e3")) == "bad_debt_usd > 1e+06"
+    assert conditions.parse("bad_debt_over_open_interest>0.5%").bound == pytest.approx(0.005)
+    below = conditions.parse("mean_allowed_leverage < 4")
+    assert below.holds(3.9) and not below.holds(4.0) and not below.holds(np.nan) and below.excess(np.array([3.0, 5.0])).tolist() == [0.25, -0.25]
+    with pytest.raises(InputError, match="named twice"):
+        conditions.several(["bad_debt > 1", "bad_debt_usd > 2"])
+
+
+def test_factors_that_do_not_fit_the_system_are_refused(tmp_path, capsys):
+    (tmp_path / "f.toml").write_text(results.toml_text(results.tables(_factors(("BTC", "DOGE"), depth=False))), encoding="utf-8")
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["reverse", "three_perp_venues", "--breaks", "bad_debt > 1", "--factors", str(tmp_path / "f.toml"), "--out", str(tmp_path / "r")])
+    said = capsys.readouterr().err
+    assert stop.value.code == 2 and "ETH" in said and "is missing" in said, said
+    assert [p.name for p in tmp_path.iterdir()] == ["f.toml"]
+    with pytest.raises(InputError, match="correlation is singular"):
+        from stresslev.config.load import validate
+
+        validate(FactorsSpec, results.tables(_factors()) | {"correlation": {"matrix": [[1, 1], [1, 1]]}}, "f.toml")
+
+
+A, B, M = 0.05, 0.35, 0.02
+
+
+class Cascade:
+    """Two markets without impact, each with a book whose inverse leverage is uniform on [A, B]: bad debt is known at any fall (model.md, section 7).
+
+    `(x - A)^2 / (2 (B - A))` each, in units of one market's open interest; returns are normal with correlation 0.5.
+    """
+
+    def __init__(self, bound=0.03, wrong=False):
+        self.factors = Factors(_factors(("X", "Y"), common=0.5, depth=False, deviation=0.1))
+        self.bound, self.wrong, self.asked = bound, wrong, 0
+
+    def debt(self, u):
+        fall = np.clip(-np.expm1(self.factors.shock(u)), A, B)
+        return np.sum((fall - A) ** 2) / (2 * (B - A))
+
+    def hard(self, points):
+        self.asked += len(points)
+        return np.array([[self.debt(u)] for u in points])
+
+    def excess(self, metrics):
+        return metrics / self.bound - 1
+
+    def gradient(self, u, condition):
+        x = self.factors.shock(u)
+        slope = np.where((-np.expm1(x) > A), -(-np.expm1(x) - A) / (B - A) * np.exp(x), 0) @ self.factors.slopes(u)
+        return np.array([slope[1], -slope[0]]) if self.wrong else slope
+
+
+@pytest.fixture(scope="module")
+def nearest():
+    """Least distance in the closed form, by a constrained minimisation that knows nothing of the search."""
+    cascade = Cascade()
+    rows = [
+        minimize(lambda u: u @ u, u0, constraints={"type": "eq", "fun": lambda u: cascade.debt(u) / cascade.bound - 1}, options={"ftol": 1e-12})
+        for u0 in np.random.default_rng(5).normal(size=(20, 2)) * 2
+    ]
+    return min(np.sqrt(r.fun) for r in rows if r.success)
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_the_search_finds_the_nearest_point_of_a_closed_form(nearest, wrong):
+    """Also where gradients are at right angles to the truth, which costs runs and no more."""
+    cascade = Cascade(wrong=wrong)
+    begin = starts(("X", "Y"), cascade.factors.spec.matrix, 2, 2, 1)
+    best = Search(cascade, 12).run(begin[:1] if wrong else begin)[0]
+    assert best.distance == pytest.approx(nearest, rel=0.005)
+    assert cascade.debt(best.point) > cascade.bound > cascade.debt(0.99 * best.point)
+    if not wrong:
+        assert best.alignment > 0.99 and cascade.asked < 500
+
+
+def test_where_nothing_is_within_the_radius_nothing_is_found():
+    cascade = Cascade(bound=10.0)
+    found = Search(cascade, 12).run([Start("down", np.array([-1.0, -1.0]))])
+    assert not np.isfinite(found[0].distance)
+
+
+ACCOUNTS, K, DEVIATION = 1024, 0.15, 0.1
+
+
+def _plan_of(system, assets, steps=24, settle=True) -> Plan:
+    prices = {a: {"minutes": [0, 1], "prices": [1.0, 0.9]} for a in assets}
+    scenario = ScenarioSpec.model_validate(
+        {"kind": "scenario", "name": "s", "title": "s", "origin": "hypothetical", "severity": "severe", "duration_minutes": steps, "paths": prices}
+    )
+    run = RunSpec(precision=64, max_rounds=3, stepping="all")
+    return Plan("p", "p", "", system, (scenario,), PolicySpec(), run, {}, {"system": "x", "suite": "x", "scenario:s": "x"})
+
+
+@pytest.fixture(scope="module")
+def linear():
+    """The linear cascade as a system, and its book: inverse leverage uniform on [A, B], full liquidation, impact that moves the price by K in all."""
+    system = SystemSpec.model_validate(
+        {
+            "kind": "system",
+            "name": "linear",
+            "assets": {
+                "X": {
+                    "volatility": 1.0,
+                    "permanent_share": 1.0,
+                    "depth_volatility_exponent": 0.0,
+                    "price_usd": 1.0,
+                    "impact": "price_linear",
+                    "impact_scale": K,
+                    "impact_quantity": 1.0,
+                }
+            },
+            "tiers": {"flat": {"source": "x", "floors_usd": [0], "maintenance_rates": [M], "max_leverage": [20]}},
+            "pools": {
+                "venue": {
+                    "insurance_fund_usd": 0,
+                    "taker_fee_bps": 0,
+                    "liquidation_fee_bps": 0,
+                    "liquidation": {"rule": "full"},
+                    "tiers": {"X": "flat"},
+                }
+            },
+            "book": {"file": "none.csv"},
+        }
+    )
+    u = A + (B - A) * (np.arange(ACCOUNTS) + 0.5) / ACCOUNTS
+    size = np.full(ACCOUNTS, 1 / ACCOUNTS)
+    book = Book(
+        pools=("venue",),
+        assets=("X",),
+        pool=np.zeros(ACCOUNTS, np.int32),
+        equity=u * size,
+        quantity=size[None],
+        reference_price=np.ones(1),
+        account=np.arange(ACCOUNTS).astype(str),
+    )
+    return _plan_of(system, ("X",)), book
+
+
+@pytest.fixture(scope="module")
+def reversed_linear(linear):
+    plan, book = linear
+    return reverse_stress(plan, ["liquidated_notional_share > 0.4"], _factors(("X",), deviation=DEVIATION), book=book, picture_points=0)
+
+
+def test_the_linear_cascade_breaks_where_theory_says(reversed_linear):
+    """A share y is liquidated at the total fall x = (A - M + y (B - A)) / (1 - M), of which K y is the cascade's own (model.md, section 7).
+
+    Depth scales the impact: K / d. With two independent normals the distance is that of the nearest point of this curve, found by looking along it.
+    """
+    y = 0.4
+    x = (A - M + y * (B - A)) / (1 - M)
+    depth = np.linspace(-3, 3, 20001) * 0.6
+    fall = x - K * y / np.exp(depth)
+    factors = Factors(_factors(("X",), deviation=DEVIATION))
+    some = fall > 0
+    distance = [factors.distance(np.array([np.log1p(-f), d])) for f, d in zip(fall[some], depth[some], strict=True)]
+    found = reversed_linear
+    assert found.distance == pytest.approx(min(distance), rel=0.01)
+    assert found.system.gradients > 0 and found.starts[0].alignment > 0.98
+    at = depth[some][int(np.argmin(distance))]
+    assert found.shock[1] == pytest.approx(at, abs=0.25)
+
+
+def test_the_shock_breaks_and_one_that_is_one_percent_nearer_does_not(reversed_linear):
+    found = reversed_linear
+    assert METRICS["liquidated_notional_share"].value(found.dataset) > 0.4 > found.nearer[0]
+    distances, values = found.ray
+    assert not (values[distances < 0.99 * found.distance] > 0.4).any()
+    first = found.broken[0]
+    assert first["pool"] == "venue" and 1 <= first["step"] <= 24 and first["value_then"] > 0.4
+    before = found.dataset.isel(time=slice(0, first["step"]))
+    assert METRICS["liquidated_notional_share"].value(before) <= 0.4
+    assert found.timeline[0]["what"] == "first liquidation" and found.timeline[0]["step"] == 1
+
+
+def test_figures_and_files_say_the_same(reversed_linear, linear, tmp_path, monkeypatch):
+    found = dataclasses.replace(reversed_linear)
+    monkeypatch.setattr(results, "data_file", lambda *x: "book.csv")
+    monkeypatch.setattr(results.provenance, "input_files", lambda plan: {})
+    told = results.write(found, tmp_path, "stresslev reverse")
+    assert json.loads((tmp_path / "reverse.json").read_text())["distance"] == pytest.approx(found.distance)
+    assert told["headline"] in (tmp_path / "reverse.html").read_text().replace("&gt;", ">")
+    suite = tomllib.loads((tmp_path / "suite.toml").read_text())
+    assert suite["limits"]["liquidated_notional_share"]["max"] == 0.4
+    again = ScenarioSpec.model_validate(tomllib.loads((tmp_path / "shock.toml").read_text()))
+    assert again == found.scenario
+    assert {p.name for p in tmp_path.iterdir()} == results.REVERSE_FILES
+
+
+def test_a_shape_scales_the_paths_of_a_scenario():
+    """The largest move of each asset is the factor's, proxies follow, and depth is scaled; on the grid as in the scenario written."""
+    system = load_system("three_perp_venues")
+    factors = load_factors("crypto_day")
+    plan = load_plan("gap_35_half_depth", system="three_perp_venues")
+    made = paths.shape(plan.scenarios[0], plan.base_of(plan.scenarios[0]), Factors(factors), system, "f")
+    x = np.array([-0.2, 0.1, np.log(0.5), 0.0])
+    shock = made.shock(x)
+    np.testing.assert_allclose(shock.log_price[-1], [-0.2, 0.1, 0.135, 0.135], atol=1e-12)
+    np.testing.assert_allclose(shock.depth_factor, 0.25)
+    written = paths.build(made.scenario(x), tuple(system.assets), made.folder, defaults=dict(system.assets), pools=tuple(system.pools))
+    np.testing.assert_allclose(written.log_price, shock.log_price, atol=1e-12)
+    np.testing.assert_allclose(written.depth_factor, shock.depth_factor, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["three_perp_venues", "venues_and_lenders"])
+def test_a_system_written_and_read_is_the_same(name, tmp_path):
+    system = load_system(name)
+    (tmp_path / "s.toml").write_text(results.toml_text(results.tables(system)), encoding="utf-8")
+    assert load_system(tmp_path / "s.toml") == system
+
+
+def _small(tmp_path, *more):
+    system = results.tables(load_system("three_perp_venues"))
+    for table in (system["assets"],):
+        for name in ("SOL", "SUI"):
+            del table[name]
+    for pool in system["pools"].values():
+        for key in ("tiers", "open_interest_usd", "imbalance"):
+            for name in ("SOL", "SUI"):
+                pool[key].pop(name, None)
+    (tmp_path / "small.toml").write_text(results.toml_text(system), encoding="utf-8")
+    (tmp_path / "f.toml").write_text(results.toml_text(results.tables(_factors(spread=0.25, common=0.79, deviation=0.04))), encoding="utf-8")
+    place = tmp_path / "r"
+    arguments = ["reverse", str(tmp_path / "small.toml"), "--factors", str(tmp_path / "f.toml"), "--out", str(place), "--accounts", "1000"]
+    arguments += ["--ramp-minutes", "8", "--after-minutes", "16", "--precision", "64", "--random-starts", "1", *more]
+    with pytest.raises(SystemExit) as stop:
+        cli.main(arguments)
+    return stop.value.code, place
+
+
+@pytest.mark.slow
+def test_the_shock_is_that_of_a_fine_grid_and_its_files_break_when_they_are_run(tmp_path, capsys):
+    """Two prices, depth and correlation on three venues: a grid over the first three, by the hard rules alone."""
+    code, place = _small(tmp_path, "--breaks", "bad_debt_over_open_interest > 0.2%", "--picture-points", "5")
+    assert code == 0, capsys.readouterr().err
+    told = json.loads((place / "reverse.json").read_text())
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["run", str(place / "suite.toml"), "--out", str(tmp_path / "again")])
+    assert stop.value.code == 1
+    [limit] = json.loads((tmp_path / "again" / "summary.json").read_text())["limits"]
+    assert limit["breached"] and limit["value"] == told["confirmed"]["bad_debt_over_open_interest > 0.002"]
+    spec = load_factors(place / "factors.toml")
+    plan = load_plan(place / "suite.toml", precision=64)
+    grid = _grid(plan, spec, 0.002)
+    assert told["distance"] == pytest.approx(grid, rel=0.02)
+    assert run_plan(plan).breached
+
+
+def _grid(plan, spec, bound):
+    """Least distance at which bad debt passes the bound: on rays through a plane of returns at many depths, each bisected where it can be nearer."""
+    from stresslev.many import simulate_many
+
+    made = paths.shape(plan.scenarios[0], plan.base_of(plan.scenarios[0]), Factors(spec), plan.system, "f")
+    sd, depth, common = [a.standard_deviation for a in spec.assets.values()], spec.depth, spec.correlation.common
+    rho = np.linspace(-0.5, 0.99, 400)  # correlation that comes with the shock: whichever is cheapest
+
+    def least(y, d):
+        returns = (y[0] ** 2 + y[1] ** 2 - 2 * rho * y[0] * y[1]) / (1 - rho**2)
+        own = (d / depth.standard_deviation - depth.correlation * (y[0] + y[1]) / np.sqrt(2 + 2 * rho)) / np.sqrt(1 - depth.correlation**2)
+        return np.sqrt(np.min(returns + own**2 + ((np.arctanh(rho) - np.arctanh(common)) / spec.correlation.spread) ** 2))
+
+    def broken(points):
+        shocks = {str(i): made.shock(np.array([y[0] * sd[0], y[1] * sd[1], d, 0.0])) for i, (y, d) in enumerate(points)}
+        return simulate_many(plan, shocks=shocks, measures=["bad_debt_over_open_interest"]).bad_debt_over_open_interest.values[:, 0] > bound
+
+    def reach(direction, d, distance):
+        """How far a ray may go within a distance; 0 where it cannot even begin."""
+        low, high = 0.0, 3 * distance
+        for _ in range(12):
+            middle = (low + high) / 2
+            low, high = (middle, high) if least(middle * direction, d) < distance else (low, middle)
+        return low
+
+    best = 12.0
+    depths, angles = depth.standard_deviation * np.linspace(-3.5, 2, 23), np.linspace(0, 2 * np.pi, 73)[:-1]
+    rays = [(np.array([np.cos(a), np.sin(a)]), d) for d in depths for a in angles]
+    order = np.random.default_rng(6).permutation(len(rays))
+    for start in range(0, len(rays), 128):
+        part = [rays[i] for i in order[start : start + 128]]
+        far = [reach(v, d, best) for v, d in part]
+        able = [(v, d, t) for (v, d), t in zip(part, far, strict=True) if t > 0]
+        seen = broken([(t * v, d) for v, d, t in able]) if able else []
+        for (v, d, _), there in zip(able, seen, strict=True):
+            if not there:
+                continue
+            high = reach(v, d, best)
+            if not broken([(high * v, d)])[0]:
+                continue
+            low = 0.0
+            while high - low > 0.002 * high:
+                middle = (low + high) / 2
+                low, high = (low, middle) if broken([(middle * v, d)])[0] else (middle, high)
+            best = min(best, least(high * v, d))
+    return best
