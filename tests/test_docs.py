@@ -69,7 +69,7 @@ def test_every_command_of_a_page_does_what_it_says(pages, tmp_path, monkeypatch,
         assert (tmp_path / "gate.xml").is_file() and "against" in (tmp_path / "compare.md").read_text()
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/runs.md", "docs/gate.md", "docs/editors.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/runs.md", "docs/gate.md", "docs/editors.md", "docs/reverse.md"])
 def test_links_of_pages_lead_somewhere(page):
     for link in re.findall(r"\]\(([^)#:]+)\)", (ROOT / page).read_text(encoding="utf-8")):
         assert (ROOT / page).parent.joinpath(link).exists(), link

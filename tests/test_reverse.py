@@ -1,6 +1,5 @@
 """Reverse stress tests: distances and probabilities against closed forms, the search against known nearest points, and the engine against a grid."""
 
-import dataclasses
 import json
 import tomllib
 
@@ -8,7 +7,8 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from stresslev import cli
+from stresslev import cli, many
+from stresslev.book import files
 from stresslev.book.book import Book
 from stresslev.config.factors import FactorsSpec
 from stresslev.config.load import Plan, load_factors, load_plan, load_system
@@ -23,6 +23,7 @@ from stresslev.reverse.factors import Factors, plausibility
 from stresslev.reverse.search import Search, Start, starts
 from stresslev.reverse.study import reverse_stress
 from stresslev.run import run_plan
+from tests.test_docs import _commands
 
 
 def _factors(assets=("BTC", "ETH"), *, common=0.7, spread=0.0, depth=True, deviation=0.05, **more) -> FactorsSpec:
@@ -214,46 +215,16 @@ def test_where_nothing_is_within_the_radius_nothing_is_found():
 ACCOUNTS, K, DEVIATION = 1024, 0.15, 0.1
 
 
-def _plan_of(system, assets, steps=24, settle=True) -> Plan:
-    prices = {a: {"minutes": [0, 1], "prices": [1.0, 0.9]} for a in assets}
-    scenario = ScenarioSpec.model_validate(
-        {"kind": "scenario", "name": "s", "title": "s", "origin": "hypothetical", "severity": "severe", "duration_minutes": steps, "paths": prices}
-    )
-    run = RunSpec(precision=64, max_rounds=3, stepping="all")
-    return Plan("p", "p", "", system, (scenario,), PolicySpec(), run, {}, {"system": "x", "suite": "x", "scenario:s": "x"})
-
-
 @pytest.fixture(scope="module")
-def linear():
-    """The linear cascade as a system, and its book: inverse leverage uniform on [A, B], full liquidation, impact that moves the price by K in all."""
-    system = SystemSpec.model_validate(
-        {
-            "kind": "system",
-            "name": "linear",
-            "assets": {
-                "X": {
-                    "volatility": 1.0,
-                    "permanent_share": 1.0,
-                    "depth_volatility_exponent": 0.0,
-                    "price_usd": 1.0,
-                    "impact": "price_linear",
-                    "impact_scale": K,
-                    "impact_quantity": 1.0,
-                }
-            },
-            "tiers": {"flat": {"source": "x", "floors_usd": [0], "maintenance_rates": [M], "max_leverage": [20]}},
-            "pools": {
-                "venue": {
-                    "insurance_fund_usd": 0,
-                    "taker_fee_bps": 0,
-                    "liquidation_fee_bps": 0,
-                    "liquidation": {"rule": "full"},
-                    "tiers": {"X": "flat"},
-                }
-            },
-            "book": {"file": "none.csv"},
-        }
-    )
+def linear(tmp_path_factory):
+    """The linear cascade as a system with a book: inverse leverage uniform on [A, B], full liquidation, impact that moves the price by K in all."""
+    place = tmp_path_factory.mktemp("linear")
+    asset = {"volatility": 1.0, "permanent_share": 1.0, "depth_volatility_exponent": 0.0, "price_usd": 1.0}
+    asset |= {"impact": "price_linear", "impact_scale": K, "impact_quantity": 1.0}
+    venue = {"insurance_fund_usd": 0, "taker_fee_bps": 0, "liquidation_fee_bps": 0, "liquidation": {"rule": "full"}, "tiers": {"X": "flat"}}
+    tiers = {"source": "x", "floors_usd": [0], "maintenance_rates": [M], "max_leverage": [20]}
+    data = {"kind": "system", "name": "linear", "assets": {"X": asset}, "tiers": {"flat": tiers}, "pools": {"venue": venue}}
+    system = SystemSpec.model_validate(data | {"book": {"file": "book.csv"}})
     u = A + (B - A) * (np.arange(ACCOUNTS) + 0.5) / ACCOUNTS
     size = np.full(ACCOUNTS, 1 / ACCOUNTS)
     book = Book(
@@ -265,24 +236,29 @@ def linear():
         reference_price=np.ones(1),
         account=np.arange(ACCOUNTS).astype(str),
     )
-    return _plan_of(system, ("X",)), book
+    files.write(book, place / "book.csv", (False,))
+    ramp = {"minutes": [0, 1], "prices": [1.0, 0.9]}
+    about = {"kind": "scenario", "name": "s", "title": "s", "origin": "hypothetical", "severity": "severe", "duration_minutes": 24}
+    scenario = ScenarioSpec.model_validate(about | {"paths": {"X": ramp}})
+    run = RunSpec(precision=64, max_rounds=3, stepping="all")
+    file = str(place / "system.toml")
+    return Plan("p", "p", "", system, (scenario,), PolicySpec(), run, {}, {"system": file, "suite": file, "scenario:s": file})
 
 
 @pytest.fixture(scope="module")
 def reversed_linear(linear):
-    plan, book = linear
-    return reverse_stress(plan, ["liquidated_notional_share > 0.4"], _factors(("X",), deviation=DEVIATION), book=book, picture_points=0)
+    return reverse_stress(linear, ["liquidated_notional_share > 0.4"], _factors(("X",), deviation=DEVIATION), picture_points=0)
 
 
 def test_the_linear_cascade_breaks_where_theory_says(reversed_linear):
-    """A share y is liquidated at the total fall x = (A - M + y (B - A)) / (1 - M), of which K y is the cascade's own (model.md, section 7).
+    """A share y is liquidated at the total fall x = (A - M + y (B - A)) / (1 - M), of which K y is the cascade's own, here K y / depth (model.md, 7).
 
-    Depth scales the impact: K / d. With two independent normals the distance is that of the nearest point of this curve, found by looking along it.
+    The rest is the shock; but where depth is so thin that the cascade feeds itself, the one that reaches the first account is enough. The distance is
+    that of the nearest point of this curve, found by looking along it.
     """
-    y = 0.4
-    x = (A - M + y * (B - A)) / (1 - M)
+    x, first = ((A - M + y * (B - A)) / (1 - M) for y in (0.4, 0.0))
     depth = np.linspace(-3, 3, 20001) * 0.6
-    fall = x - K * y / np.exp(depth)
+    fall = np.maximum(x - K * 0.4 / np.exp(depth), first)
     factors = Factors(_factors(("X",), deviation=DEVIATION))
     some = fall > 0
     distance = [factors.distance(np.array([np.log1p(-f), d])) for f, d in zip(fall[some], depth[some], strict=True)]
@@ -305,18 +281,37 @@ def test_the_shock_breaks_and_one_that_is_one_percent_nearer_does_not(reversed_l
     assert found.timeline[0]["what"] == "first liquidation" and found.timeline[0]["step"] == 1
 
 
-def test_figures_and_files_say_the_same(reversed_linear, linear, tmp_path, monkeypatch):
-    found = dataclasses.replace(reversed_linear)
-    monkeypatch.setattr(results, "data_file", lambda *x: "book.csv")
-    monkeypatch.setattr(results.provenance, "input_files", lambda plan: {})
-    told = results.write(found, tmp_path, "stresslev reverse")
-    assert json.loads((tmp_path / "reverse.json").read_text())["distance"] == pytest.approx(found.distance)
-    assert told["headline"] in (tmp_path / "reverse.html").read_text().replace("&gt;", ">")
-    suite = tomllib.loads((tmp_path / "suite.toml").read_text())
-    assert suite["limits"]["liquidated_notional_share"]["max"] == 0.4
-    again = ScenarioSpec.model_validate(tomllib.loads((tmp_path / "shock.toml").read_text()))
-    assert again == found.scenario
-    assert {p.name for p in tmp_path.iterdir()} == results.REVERSE_FILES
+def test_the_files_say_the_same_and_break_when_they_are_run(reversed_linear, tmp_path):
+    found, place = reversed_linear, tmp_path / "r"
+    place.mkdir()
+    told = results.write(found, place, "stresslev reverse")
+    assert {p.name for p in place.iterdir()} == results.REVERSE_FILES
+    assert json.loads((place / "reverse.json").read_text())["distance"] == pytest.approx(found.distance)
+    assert told["headline"] in (place / "reverse.html").read_text().replace("&gt;", ">")
+    assert ScenarioSpec.model_validate(tomllib.loads((place / "shock.toml").read_text())) == found.scenario
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["run", str(place / "suite.toml"), "--out", str(tmp_path / "again")])
+    assert stop.value.code == 1
+    [limit] = json.loads((tmp_path / "again" / "summary.json").read_text())["limits"]
+    assert limit["breached"] and limit["value"] == METRICS["liquidated_notional_share"].value(found.dataset)
+
+
+def test_runs_are_kept_and_taken_up(reversed_linear, linear, tmp_path, monkeypatch):
+    """With the runs of an earlier sitting nothing is run again but the shock by itself; they are of no use to another problem."""
+    first, file = reversed_linear.system, tmp_path / "r.checkpoint"
+    first.checkpoint = file
+    first.keep()
+    factors = _factors(("X",), deviation=DEVIATION)
+    monkeypatch.setattr(many, "simulate_many", lambda *x, **y: pytest.fail("run again"))
+    again = reverse_stress(linear, ["liquidated_notional_share > 0.4"], factors, picture_points=0, checkpoint=file, resume=True)
+    assert again.point.tobytes() == reversed_linear.point.tobytes() and again.system.hard_runs == first.hard_runs
+    with pytest.raises(InputError, match="another problem"):
+        reverse_stress(linear, ["liquidated_notional_share > 0.3"], factors, checkpoint=file, resume=True)
+
+
+def test_what_is_broken_at_rest_is_refused(linear):
+    with pytest.raises(InputError, match="without any shock"):
+        reverse_stress(linear, ["liquidated_notional_share < 0.1"], _factors(("X",), deviation=DEVIATION))
 
 
 def test_a_shape_scales_the_paths_of_a_scenario():
@@ -424,3 +419,12 @@ def _grid(plan, spec, bound):
                 low, high = (low, middle) if broken([(middle * v, d)])[0] else (middle, high)
             best = min(best, least(high * v, d))
     return best
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_page_do_what_it_says(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for arguments, code in _commands("reverse.md"):
+        with pytest.raises(SystemExit) as stop:
+            cli.main(arguments)
+        assert stop.value.code == code, (arguments, capsys.readouterr())

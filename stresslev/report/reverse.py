@@ -95,15 +95,16 @@ def _boundary(told: Mapping) -> Chart | None:
         return None
     x, y = (_shown(n, p[k]) for n, k in zip(p["factors"], ("across", "up"), strict=True))
     found = [_shown(n, [v])[0] for n, v in zip(p["factors"], p["found"], strict=True)]
+    failed = [[any(v is None for v in of) for of in zip(*rows, strict=True)] for rows in zip(*p["metrics"].values(), strict=True)]
     hover = f"{_words(p['factors'][0])} %{{x:.3f}}<br>{_words(p['factors'][1])} %{{y:.3f}}<extra></extra>"
     fill = {
         "type": "heatmap",
         "x": x,
         "y": y,
-        "z": [[1 if b else 0 for b in row] for row in p["breaks"]],
+        "z": [[1 if b else 0.5 if lost else 0 for b, lost in zip(*rows, strict=True)] for rows in zip(p["breaks"], failed, strict=True)],
         "zmin": 0,
         "zmax": 1,
-        "colorscale": [[0, "#ffffff"], [1, "#f0b995"]],
+        "colorscale": [[0, "#ffffff"], [0.5, plots.GRID], [1, "#f0b995"]],
         "showscale": False,
         "hovertemplate": hover,
     }
@@ -124,6 +125,7 @@ def _boundary(told: Mapping) -> Chart | None:
     }
     point = {"type": "scatter", "mode": "markers", "x": found[:1], "y": found[1:], "marker": {"size": 11, "color": plots.INK, "symbol": "diamond"}}
     point |= {"showlegend": False, "hovertemplate": "the shock: %{x:.3f}, %{y:.3f}<extra></extra>"}
+    lost = sum(map(sum, failed))
     layout = plots.layout(460, top=16, xaxis=_axis(_words(p["factors"][0]), tickformat=".0%"), yaxis=_axis(_words(p["factors"][1]), tickformat=".0%"))
     layout["margin"]["b"] = 60
     caption = (
@@ -131,6 +133,8 @@ def _boundary(told: Mapping) -> Chart | None:
         f"Lines are of equal distance from the ordinary, the thick one that of the shock ({told['distance']:.2f}): it touches the breaking shocks "
         "at the nearest of them."
     )
+    if lost:
+        caption += f" Grey: {lost} runs failed."
     key = [("block", "#f0b995", "breaks"), ("solid", plots.PALETTE[0], "distance, in standard deviations"), ("block", plots.INK, "the shock found")]
     return Chart(f"{_words(p['factors'][0])} and {_words(p['factors'][1])}", "", caption, still([fill, lines, touching, point], layout), key)
 

@@ -24,6 +24,9 @@ _ALIGNED = 0.999
 #: Angles, in radians, by which directions are tried around what was found, where there is a gradient and where there is none.
 _PROBES, _BLIND = (0.2, 0.1, 0.05), (0.8, 0.4, 0.2, 0.1, 0.05)
 
+#: Starts that are tried further: those within this factor of the nearest, this far apart in radians, and so many at most.
+_RIVAL, _APART, _RIVALS = 1.15, 0.15, 3
+
 
 class Asked(Protocol):
     """What the search asks."""
@@ -73,9 +76,13 @@ class Search:
     def __init__(self, asked: Asked, radius: float, told: Callable[[str], None] = lambda line: None):
         self.asked, self.radius, self.told = asked, radius, told
 
+    def excess(self, points: Sequence[np.ndarray]) -> np.ndarray:
+        """(N,) by how much points break by the hard rules, at the condition that is exceeded most; not above 0 where they do not."""
+        return self.asked.excess(self.asked.hard(points)).max(axis=1) if len(points) else np.zeros(0)
+
     def breaks(self, points: Sequence[np.ndarray]) -> np.ndarray:
         """(N,) whether points break by the hard rules."""
-        return (self.asked.excess(self.asked.hard(points)) > 0).any(axis=1) if len(points) else np.zeros(0, bool)
+        return self.excess(points) > 0
 
     def look(self, found: Sequence[Found]) -> None:
         """First look along the directions of some starts, all at once: the nearest of a few points that breaks, and the one before it."""
@@ -98,10 +105,10 @@ class Search:
                 f.distance, f.within = (t, f.within) if broken else (f.distance, t)
 
     def _nearer(self, f: Found, directions: Sequence[np.ndarray]) -> bool:
-        """Take the first of some directions that breaks nearer by more than the tolerance, and find how near; whether there is one."""
+        """Of directions in which it breaks nearer by more than the tolerance take that of most excess, and find how near; whether there is one."""
         at = (1 - 2 * TOLERANCE) * f.distance
-        seen = self.breaks([at * d for d in directions])
-        if not seen.any():
+        seen = self.excess([at * d for d in directions])
+        if not (seen > 0).any():
             return False
         f.direction, f.distance, f.within = directions[int(seen.argmax())], at, 0.0
         self.narrow([f])
@@ -149,6 +156,16 @@ class Search:
             f.distance, f.within = float(levels[first]), float(levels[first - 1]) if first else 0.0
             self.narrow([f])
 
+    def _close(self, found: Sequence[Found]) -> list[Found]:
+        """The nearest, and others that come about as near in other directions; `found` in order of distance."""
+        chosen: list[Found] = []
+        for f in found:
+            if not f.distance <= _RIVAL * found[0].distance or not np.isfinite(f.distance) or len(chosen) == _RIVALS:
+                break
+            if all(f.direction @ g.direction < np.cos(_APART) for g in chosen):
+                chosen.append(f)
+        return chosen
+
     def run(self, starts: Sequence[Start]) -> list[Found]:
         """Where every start came to, the nearest first; that one confirmed. Nothing found: distances are infinite."""
         found = [Found(s.name, _unit(s.direction)) for s in starts]
@@ -163,9 +180,11 @@ class Search:
                 self.probe(f, _BLIND)
             self.told(f"from {f.name}: {first:.3f}, then {f.distance:.3f} after {f.turns} turns")
         found.sort(key=lambda f: f.distance)
+        for f in self._close(found):
+            self.probe(f)
+        found.sort(key=lambda f: f.distance)
         best = found[0]
         if np.isfinite(best.distance):
-            self.probe(best)
             if not np.isnan(best.alignment):
                 self.slope(best)
             self.confirm(best)

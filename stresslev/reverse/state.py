@@ -12,7 +12,6 @@ import numpy as np
 
 from stresslev import assemble, many, preparation, provenance, run
 from stresslev.batches import Progress, silent
-from stresslev.book.book import Book
 from stresslev.config.load import Plan
 from stresslev.engine import status
 from stresslev.engine.types import cast
@@ -37,7 +36,6 @@ class System:
         shape: Shape,
         conditions: Sequence[Condition],
         *,
-        book: Book | None = None,
         width: float | None = None,
         checkpoint: Path | None = None,
         resume: bool = False,
@@ -50,7 +48,7 @@ class System:
         """
         self.plan = replace(plan, scenarios=(shape.scenario(np.zeros(len(shape.factors.names))),), generators=())
         self.shape, self.factors, self.conditions = shape, shape.factors, tuple(conditions)
-        self.book = run.load_book(plan, shape.flat) if book is None else book
+        self.book = run.load_book(plan, shape.flat)
         self.width = band(self.book.gross_notional) if width is None else width
         self.progress, self.expected = progress, 0
         self.checkpoint, self._kept = checkpoint, time.monotonic()

@@ -11,7 +11,6 @@ import xarray as xr
 
 from stresslev import run, simulation
 from stresslev.batches import Progress, silent
-from stresslev.book.book import Book
 from stresslev.config.factors import FactorsSpec
 from stresslev.config.load import Plan
 from stresslev.config.spec import LimitSpec, ScenarioSpec
@@ -87,7 +86,6 @@ def reverse_stress(
     picture_of: str | None = None,
     picture_points: int = 13,
     width: float | None = None,
-    book: Book | None = None,
     checkpoint: Path | None = None,
     resume: bool = False,
     progress: Progress = silent,
@@ -104,7 +102,6 @@ def reverse_stress(
       random_starts: directions drawn at random with the plan's seed, besides those that are always tried.
       picture_of: two factors, "BTC,depth"; those that move most when None. picture_points: on each side; 0 for none.
       width: half width of the smoothed band of gradients, in health; from the book when None.
-      book: as `run.load_book` gives it, instead of having it read or drawn.
       checkpoint: file in which runs are kept; with `resume` those of an earlier sitting are taken up.
       told: gets a line now and then. file: that errors about factors name.
 
@@ -118,7 +115,7 @@ def reverse_stress(
     folder = plan.base_of(base)
     plan = replace(plan, files=plan.files | {f"scenario:{NAME}": plan.files[f"scenario:{base.name}"]})
     made = shape(base.model_copy(update={"name": NAME}), folder, spread, plan.system, file)
-    system = System(plan, made, conditions, book=book, width=width, checkpoint=checkpoint, resume=resume, progress=progress)
+    system = System(plan, made, conditions, width=width, checkpoint=checkpoint, resume=resume, progress=progress)
     if picture_of is not None:
         chosen(spread, np.zeros(len(spread.names)), picture_of)  # before the work begins
     directions = starts(spread.assets, factors.matrix, len(spread.names), random_starts, plan.run.seed)
