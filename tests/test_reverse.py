@@ -245,12 +245,17 @@ def linear(tmp_path_factory):
     return Plan("p", "p", "", system, (scenario,), PolicySpec(), run, {}, {"system": file, "suite": file, "scenario:s": file})
 
 
+#: Accounts are of one size here. The first has no derivative, so that no program of gradients is compiled.
+SHARE, WITH_DERIVATIVE = "liquidated_accounts_share", "liquidated_notional_share"
+HOW = {"picture_points": 0, "random_starts": 0}
+
+
 @pytest.fixture(scope="module")
 def reversed_linear(linear):
-    return reverse_stress(linear, ["liquidated_notional_share > 0.4"], _factors(("X",), deviation=DEVIATION), picture_points=0)
+    return reverse_stress(linear, [f"{SHARE} > 0.4"], _factors(("X",), deviation=DEVIATION), **HOW)
 
 
-def test_the_linear_cascade_breaks_where_theory_says(reversed_linear):
+def _nearest_break() -> tuple[float, float]:
     """A share y is liquidated at the total fall x = (A - M + y (B - A)) / (1 - M), of which K y is the cascade's own, here K y / depth (model.md, 7).
 
     The rest is the shock; but where depth is so thin that the cascade feeds itself, the one that reaches the first account is enough. The distance is
@@ -262,22 +267,32 @@ def test_the_linear_cascade_breaks_where_theory_says(reversed_linear):
     factors = Factors(_factors(("X",), deviation=DEVIATION))
     some = fall > 0
     distance = [factors.distance(np.array([np.log1p(-f), d])) for f, d in zip(fall[some], depth[some], strict=True)]
-    found = reversed_linear
-    assert found.distance == pytest.approx(min(distance), rel=0.01)
+    return min(distance), depth[some][int(np.argmin(distance))]
+
+
+def test_the_linear_cascade_breaks_where_theory_says(reversed_linear):
+    distance, depth = _nearest_break()
+    assert reversed_linear.distance == pytest.approx(distance, rel=0.01)
+    assert reversed_linear.shock[1] == pytest.approx(depth, abs=0.25) and reversed_linear.system.gradients == 0
+
+
+@pytest.mark.slow
+def test_gradients_lead_to_where_the_linear_cascade_breaks(linear):
+    distance, depth = _nearest_break()
+    found = reverse_stress(linear, [f"{WITH_DERIVATIVE} > 0.4"], _factors(("X",), deviation=DEVIATION), picture_points=0)
+    assert found.distance == pytest.approx(distance, rel=0.01) and found.shock[1] == pytest.approx(depth, abs=0.25)
     assert found.system.gradients > 0 and found.starts[0].alignment > 0.98
-    at = depth[some][int(np.argmin(distance))]
-    assert found.shock[1] == pytest.approx(at, abs=0.25)
 
 
 def test_the_shock_breaks_and_one_that_is_one_percent_nearer_does_not(reversed_linear):
     found = reversed_linear
-    assert METRICS["liquidated_notional_share"].value(found.dataset) > 0.4 > found.nearer[0]
+    assert METRICS[SHARE].value(found.dataset) > 0.4 > found.nearer[0]
     distances, values = found.ray
     assert not (values[distances < 0.99 * found.distance] > 0.4).any()
     first = found.broken[0]
     assert first["pool"] == "venue" and 1 <= first["step"] <= 24 and first["value_then"] > 0.4
     before = found.dataset.isel(time=slice(0, first["step"]))
-    assert METRICS["liquidated_notional_share"].value(before) <= 0.4
+    assert METRICS[SHARE].value(before) <= 0.4
     assert found.timeline[0]["what"] == "first liquidation" and found.timeline[0]["step"] == 1
 
 
@@ -293,7 +308,7 @@ def test_the_files_say_the_same_and_break_when_they_are_run(reversed_linear, tmp
         cli.main(["run", str(place / "suite.toml"), "--out", str(tmp_path / "again")])
     assert stop.value.code == 1
     [limit] = json.loads((tmp_path / "again" / "summary.json").read_text())["limits"]
-    assert limit["breached"] and limit["value"] == METRICS["liquidated_notional_share"].value(found.dataset)
+    assert limit["breached"] and limit["value"] == METRICS[SHARE].value(found.dataset)
 
 
 def test_runs_are_kept_and_taken_up(reversed_linear, linear, tmp_path, monkeypatch):
@@ -303,15 +318,15 @@ def test_runs_are_kept_and_taken_up(reversed_linear, linear, tmp_path, monkeypat
     first.keep()
     factors = _factors(("X",), deviation=DEVIATION)
     monkeypatch.setattr(many, "simulate_many", lambda *x, **y: pytest.fail("run again"))
-    again = reverse_stress(linear, ["liquidated_notional_share > 0.4"], factors, picture_points=0, checkpoint=file, resume=True)
+    again = reverse_stress(linear, [f"{SHARE} > 0.4"], factors, **HOW, checkpoint=file, resume=True)
     assert again.point.tobytes() == reversed_linear.point.tobytes() and again.system.hard_runs == first.hard_runs
     with pytest.raises(InputError, match="another problem"):
-        reverse_stress(linear, ["liquidated_notional_share > 0.3"], factors, checkpoint=file, resume=True)
+        reverse_stress(linear, [f"{SHARE} > 0.3"], factors, checkpoint=file, resume=True)
 
 
 def test_what_is_broken_at_rest_is_refused(linear):
     with pytest.raises(InputError, match="without any shock"):
-        reverse_stress(linear, ["liquidated_notional_share < 0.1"], _factors(("X",), deviation=DEVIATION))
+        reverse_stress(linear, [f"{SHARE} < 0.1"], _factors(("X",), deviation=DEVIATION))
 
 
 def test_a_shape_scales_the_paths_of_a_scenario():
@@ -327,6 +342,16 @@ def test_a_shape_scales_the_paths_of_a_scenario():
     written = paths.build(made.scenario(x), tuple(system.assets), made.folder, defaults=dict(system.assets), pools=tuple(system.pools))
     np.testing.assert_allclose(written.log_price, shock.log_price, atol=1e-12)
     np.testing.assert_allclose(written.depth_factor, shock.depth_factor, rtol=1e-12)
+    # the derivative of any sum over the path, against differences
+    rng = np.random.default_rng(7)
+    weights = rng.normal(size=(2, *shock.depth_factor.shape))
+
+    def of_path(x):
+        shock = made.shock(x)
+        return np.sum(weights[0] * shock.log_price[1:]) + np.sum(weights[1] * shock.depth_factor)
+
+    differences = [(of_path(x + 1e-6 * e) - of_path(x - 1e-6 * e)) / 2e-6 for e in np.eye(4)]
+    np.testing.assert_allclose(made.gradient(x, *weights), differences, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["three_perp_venues", "venues_and_lenders"])
