@@ -23,6 +23,7 @@ from stresslev.reverse.factors import Factors, plausibility
 from stresslev.reverse.search import Search, Start, starts
 from stresslev.reverse.study import reverse_stress
 from stresslev.run import run_plan
+from stresslev.toml import tables, toml_text
 from tests.test_docs import _commands
 
 
@@ -141,7 +142,7 @@ def test_conditions_are_read():
 
 
 def test_factors_that_do_not_fit_the_system_are_refused(tmp_path, capsys):
-    (tmp_path / "f.toml").write_text(results.toml_text(results.tables(_factors(("BTC", "DOGE"), depth=False))), encoding="utf-8")
+    (tmp_path / "f.toml").write_text(toml_text(tables(_factors(("BTC", "DOGE"), depth=False))), encoding="utf-8")
     with pytest.raises(SystemExit) as stop:
         cli.main(["reverse", "three_perp_venues", "--breaks", "bad_debt > 1", "--factors", str(tmp_path / "f.toml"), "--out", str(tmp_path / "r")])
     said = capsys.readouterr().err
@@ -150,7 +151,7 @@ def test_factors_that_do_not_fit_the_system_are_refused(tmp_path, capsys):
     with pytest.raises(InputError, match="correlation is singular"):
         from stresslev.config.load import validate
 
-        validate(FactorsSpec, results.tables(_factors()) | {"correlation": {"matrix": [[1, 1], [1, 1]]}}, "f.toml")
+        validate(FactorsSpec, tables(_factors()) | {"correlation": {"matrix": [[1, 1], [1, 1]]}}, "f.toml")
 
 
 A, B, M = 0.05, 0.35, 0.02
@@ -357,12 +358,12 @@ def test_a_shape_scales_the_paths_of_a_scenario():
 @pytest.mark.parametrize("name", ["three_perp_venues", "venues_and_lenders"])
 def test_a_system_written_and_read_is_the_same(name, tmp_path):
     system = load_system(name)
-    (tmp_path / "s.toml").write_text(results.toml_text(results.tables(system)), encoding="utf-8")
+    (tmp_path / "s.toml").write_text(toml_text(tables(system)), encoding="utf-8")
     assert load_system(tmp_path / "s.toml") == system
 
 
 def _small(tmp_path, *more):
-    system = results.tables(load_system("three_perp_venues"))
+    system = tables(load_system("three_perp_venues"))
     for table in (system["assets"],):
         for name in ("SOL", "SUI"):
             del table[name]
@@ -370,8 +371,8 @@ def _small(tmp_path, *more):
         for key in ("tiers", "open_interest_usd", "imbalance"):
             for name in ("SOL", "SUI"):
                 pool[key].pop(name, None)
-    (tmp_path / "small.toml").write_text(results.toml_text(system), encoding="utf-8")
-    (tmp_path / "f.toml").write_text(results.toml_text(results.tables(_factors(spread=0.25, common=0.79, deviation=0.04))), encoding="utf-8")
+    (tmp_path / "small.toml").write_text(toml_text(system), encoding="utf-8")
+    (tmp_path / "f.toml").write_text(toml_text(tables(_factors(spread=0.25, common=0.79, deviation=0.04))), encoding="utf-8")
     place = tmp_path / "r"
     arguments = ["reverse", str(tmp_path / "small.toml"), "--factors", str(tmp_path / "f.toml"), "--out", str(place), "--accounts", "1000"]
     arguments += ["--ramp-minutes", "8", "--after-minutes", "16", "--precision", "64", "--random-starts", "1", *more]

@@ -49,7 +49,8 @@ class Shape:
     def scenario(self, x: np.ndarray, **about) -> ScenarioSpec:
         """A shock (K,) as a scenario; `about` are keys of the specification such as its name."""
         spec, n = self.factors.spec, len(self.factors.assets)
-        paths = dict(self.base.paths)
+        # files of paths that are left as they are must be found from wherever the scenario is written
+        paths = {a: p if p.file is None else p.model_copy(update={"file": str((self.folder / p.file).resolve())}) for a, p in self.base.paths.items()}
         for (name, (minutes, logs, start)), move in zip(self.points.items(), x[:n], strict=True):
             prices = tuple(float(p) for p in start * np.exp(move * logs))
             paths[name] = PathSpec(minutes=minutes, prices=prices, source=f"reverse stress test over factors {spec.name}")

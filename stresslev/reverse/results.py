@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from pydantic import BaseModel
 
 from stresslev import provenance, results
 from stresslev.config.load import data_file
@@ -13,27 +12,11 @@ from stresslev.metrics import METRICS
 from stresslev.reverse.factors import CORRELATION, DEPTH
 from stresslev.reverse.picture import deviation
 from stresslev.reverse.study import SLACK, Reversed
-from stresslev.toml import Inline, toml_text
+from stresslev.toml import tables, toml_text
 
 #: What a folder of a reverse stress test consists of.
 REVERSE_FILES = frozenset({"reverse.json", "reverse.html", "shock.toml", "suite.toml", "system.toml", "factors.toml"})
 _MINUTES_PER_YEAR = 365 * 24 * 60
-
-
-def tables(spec: BaseModel) -> dict:
-    """A specification as nested tables that `toml_text` writes: what is not set is left out, tables inside lists stand on one line."""
-
-    def inline(x):
-        if isinstance(x, dict):
-            return Inline({k: inline(v) for k, v in x.items()})
-        return [inline(y) for y in x] if isinstance(x, list) else x
-
-    def plain(x):
-        if isinstance(x, dict):
-            return {k: plain(v) for k, v in x.items()}
-        return [inline(y) for y in x] if isinstance(x, list) else x
-
-    return plain(spec.model_dump(mode="json", exclude_none=True, exclude_unset=True))
 
 
 def files(found: Reversed) -> dict[str, str]:

@@ -196,7 +196,8 @@ def _about(system: System, distance: float) -> dict:
         "origin": "hypothetical",
         "severity": "very severe",
         "description": f"Found by a reverse stress test: of all shocks that break the system ({words}) the one nearest to the ordinary, at "
-        f"{distance:.3f} standard deviations under factors {spec.name}. Within {TOLERANCE:.1%} of the boundary.",
+        f"{distance:.3f} standard deviations under factors {spec.name}. Within {TOLERANCE:.1%} of the boundary. "
+        f"Path that is scaled: {system.plan.scenarios[0].title}.",
         "sources": spec.sources,
         "assumptions": (*system.plan.scenarios[0].assumptions, *spec.assumptions),
     }
