@@ -19,6 +19,8 @@ LOOKS = 8
 TOLERANCE = 0.002
 #: Parts of the way to the gradient's direction that are tried, and most turns of one start.
 _TURNS, _MOST = (1.0, 0.5, 0.25, 0.1), 12
+#: Share of the distance by which the far end of a bisection is first looked for.
+_STRIDE = 0.02
 #: Cosine of the angle to the gradient's direction above which a turn is not worth its runs.
 _ALIGNED = 0.999
 #: Angles, in radians, by which directions are tried around what was found, where there is a gradient and where there is none.
@@ -111,6 +113,11 @@ class Search:
         if not (seen > 0).any():
             return False
         f.direction, f.distance, f.within = directions[int(seen.argmax())], at, 0.0
+        step = _STRIDE  # most turns gain little: what does not break is looked for close by first
+        while step < 1 and f.within == 0:
+            t = (1 - step) * f.distance
+            f.distance, f.within = (t, 0.0) if self.breaks([t * f.direction])[0] else (f.distance, t)
+            step *= 3
         self.narrow([f])
         return True
 
