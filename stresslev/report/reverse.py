@@ -83,6 +83,11 @@ def _words(name: str) -> str:
     return "depth, share of usual" if name == "depth" else f"{name}, move"
 
 
+def _factor_axis(name: str) -> dict:
+    """Moves on a linear axis; depth, whose logarithm is the factor, on a logarithmic one."""
+    return _axis(_words(name), tickformat=".0%", **({"type": "log", "dtick": "D2"} if name == "depth" else {}))
+
+
 def _shown(name: str, values: list[float]) -> list[float]:
     """Log figures as a reader wants them."""
     return [math.exp(v) if name == "depth" else math.expm1(v) for v in values]
@@ -126,7 +131,7 @@ def _boundary(told: Mapping) -> Chart | None:
     point = {"type": "scatter", "mode": "markers", "x": found[:1], "y": found[1:], "marker": {"size": 11, "color": plots.INK, "symbol": "diamond"}}
     point |= {"showlegend": False, "hovertemplate": "the shock: %{x:.3f}, %{y:.3f}<extra></extra>"}
     lost = sum(map(sum, failed))
-    layout = plots.layout(460, top=16, xaxis=_axis(_words(p["factors"][0]), tickformat=".0%"), yaxis=_axis(_words(p["factors"][1]), tickformat=".0%"))
+    layout = plots.layout(460, top=16, **{k: _factor_axis(n) for k, n in zip(("xaxis", "yaxis"), p["factors"], strict=True)})
     layout["margin"]["b"] = 60
     caption = (
         f"Where the system breaks, by the hard rules on {len(x)} by {len(y)} shocks; all other factors as in the shock that was found. "
