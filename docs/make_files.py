@@ -7,7 +7,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from stresslev.book import files
-from stresslev.config import assets, behaviour, experiment, gate, generator, policy, pools, spec
+from stresslev.config import assets, behaviour, experiment, factors, gate, generator, policy, pools, spec
 from stresslev.config.tiers import TierTable
 
 TABLES = (
@@ -62,6 +62,10 @@ TABLES = (
     ("`[until]`", "When enough paths have been run.", generator.UntilSpec),
     ("`[importance]`", "Paths drawn where losses are, and weighted back.", generator.ImportanceSpec),
     ("`[calibration]`", "Written by `stresslev calibrate`; nothing is computed from it.", generator.CalibrationSpec),
+    ("Factors", '`kind = "factors"`: what `stresslev reverse` measures the plausibility of a shock by, see reverse.md.', factors.FactorsSpec),
+    ("`[assets.NAME]` of factors", "The return of one asset.", factors.FactorAssetSpec),
+    ("`[correlation]` of factors", "Between their assets; `[proxies.NAME]` as of a generator.", factors.FactorCorrelationSpec),
+    ("`[depth]` of factors", "Market depth, one factor for all assets.", factors.FactorDepthSpec),
     ("Suite", '`kind = "suite"`: what a committee runs.', spec.SuiteSpec),
     ("`[run]`", "How to compute.", spec.RunSpec),
     (

@@ -20,6 +20,8 @@ _PUBLIC = {
     "run_plan": "stresslev.run",
     "save": "stresslev.run",
     "compare": "stresslev.policies",
+    "load_factors": "stresslev.config.load",
+    "reverse_stress": "stresslev.reverse.study",
     "simulate_many": "stresslev.many",
     "simulate": "stresslev.engine.simulate",
     "METRICS": "stresslev.metrics",

@@ -27,6 +27,7 @@ from stresslev.cli_editing import new_command, schema_command, validate_command
 from stresslev.cli_generate import generate_command
 from stresslev.cli_import import import_app
 from stresslev.cli_print import number
+from stresslev.cli_reverse import reverse_command
 from stresslev.cli_score import score_command
 from stresslev.cli_store import list_runs, show_command
 from stresslev.cli_tune import gradcheck_command, tune_command
@@ -350,6 +351,7 @@ app.command("new")(new_command)
 app.command("score")(score_command)
 app.command("generate")(generate_command)
 app.command("calibrate")(calibrate_command)
+app.command("reverse")(reverse_command)
 app.command("gradcheck")(gradcheck_command)
 app.command("tune")(tune_command)
 

@@ -44,11 +44,11 @@ def calibrate_command(
     if model not in METHODS:
         raise InputError("command line", Problem("MODEL", repr(model), "is no model of prices", did_you_mean(model, METHODS)))
     columns = {"time_column": time_column, "price_column": price_column, "symbol_column": symbol_column}
-    sources = _sources(files, asset, symbol, columns)
+    chosen = sources(files, asset, symbol, columns)
     called = name or re.sub(r"[^A-Za-z0-9_.-]", "_", out.stem)
     settings = {"step_minutes": step_minutes, "duration_minutes": duration_minutes, "paths": paths, "seed": seed, "states": regimes}
     with cli.error_console.status("fitting"):
-        data = calibrate(model, sources, out=out, name=called, **settings)
+        data = calibrate(model, chosen, out=out, name=called, **settings)
         written = text(data, shlex.join(["stresslev", *context.obj]))
         # what is written is held against the specification before it appears
         import tomllib
@@ -64,7 +64,7 @@ def _named(stem: str) -> str:
     return re.sub(_QUOTE, "", stem.upper()) or stem.upper()
 
 
-def _sources(files: list[Path], names: list[str], symbols: list[str], columns: dict) -> dict:
+def sources(files: list[Path], names: list[str], symbols: list[str], columns: dict) -> dict:
     """Asset -> where its prices are. Raises InputError."""
     from stresslev.fits.calibrate import Source
 

@@ -15,7 +15,7 @@ from stresslev.engine.floats import split
 from stresslev.engine.funding import FundingRules
 from stresslev.engine.types import Policy
 from stresslev.errors import InputError, Problem, did_you_mean
-from stresslev.toml import Inline, toml_text
+from stresslev.toml import tables, toml_text
 
 #: Of the way between the bounds of a parameter: by how much it is moved to see how the engine's arrays follow.
 _NUDGE = 1e-6
@@ -170,11 +170,4 @@ def assembled(
 
 def toml_of(policy: PolicySpec) -> str:
     """A policy as a TOML file that `stresslev run --policy` takes."""
-
-    def inline(x):
-        if isinstance(x, dict):
-            return Inline({k: inline(v) for k, v in x.items()})
-        return [inline(y) for y in x] if isinstance(x, list) else x
-
-    dumped = policy.model_dump(mode="json", exclude_none=True)
-    return toml_text({k: [inline(x) for x in v] if isinstance(v, list) else v for k, v in dumped.items()})
+    return toml_text(tables(policy, defaults=True))

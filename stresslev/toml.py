@@ -39,3 +39,22 @@ def toml_text(data: Mapping, path: tuple[str, ...] = ()) -> str:
         if key not in plain:
             text += ("\n" if text else "") + toml_text(table, (*path, key))
     return text
+
+
+def tables(spec, *, defaults: bool = False) -> dict:
+    """A specification (a pydantic model) as nested tables for `toml_text`; tables inside lists stand on one line.
+
+    Args: `defaults` also writes what was left to its default; without it only what was set.
+    """
+
+    def inline(x):
+        if isinstance(x, dict):
+            return Inline({k: inline(v) for k, v in x.items()})
+        return [inline(y) for y in x] if isinstance(x, list) else x
+
+    def plain(x):
+        if isinstance(x, dict):
+            return {k: plain(v) for k, v in x.items()}
+        return inline(x)
+
+    return plain(spec.model_dump(mode="json", exclude_none=True, exclude_unset=not defaults))

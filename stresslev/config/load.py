@@ -9,6 +9,7 @@ from importlib import resources
 from pathlib import Path
 
 from stresslev.config.behaviour import BehaviourSpec
+from stresslev.config.factors import FactorsSpec
 from stresslev.config.generator import GeneratedScenarioSpec, GeneratorSpec, numbered, template
 from stresslev.config.policy import PolicySpec
 from stresslev.config.pools import LendingSpec, PerpSpec
@@ -72,7 +73,11 @@ def resolve(name: str | Path, base: Path | None = None, key: tuple[str | Path, s
     inside = Path(*asked.parts[1:]) if asked.parts[:1] == ("scenarios",) and len(asked.parts) > 1 else asked
     candidates = [asked if base is None else base / asked]
     if not asked.is_absolute():
-        candidates += [shipped / inside, shipped / f"{inside}.toml", *(shipped / kind / f"{inside}.toml" for kind in ("systems", "policies"))]
+        candidates += [
+            shipped / inside,
+            shipped / f"{inside}.toml",
+            *(shipped / kind / f"{inside}.toml" for kind in ("systems", "policies", "factors")),
+        ]
     for path in candidates:
         if os.path.isfile(path):
             return path.resolve()
@@ -176,6 +181,14 @@ def load_system(path: str | Path) -> SystemSpec:
     data = read_toml(found)
     _expect_kind(data, found, ("system",))
     return _system(data, found)
+
+
+def load_factors(path: str | Path) -> FactorsSpec:
+    """A file of risk factors. Raises InputError."""
+    found = resolve(path)
+    data = read_toml(found)
+    _expect_kind(data, found, ("factors",))
+    return validate(FactorsSpec, data, found)
 
 
 def load_generator(path: str | Path, *, overrides: list[str] = ()) -> tuple[GeneratorSpec, Path]:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from stresslev import limits
-from stresslev.config.load import Plan, data_file, load_generator, load_plan, load_policy, load_system, read_toml, resolve
+from stresslev.config.load import Plan, data_file, load_factors, load_generator, load_plan, load_policy, load_system, read_toml, resolve
 from stresslev.config.policy import PolicySpec
 from stresslev.config.spec import ScenarioSpec
 from stresslev.config.validation import validate
@@ -56,6 +56,8 @@ def check(file: Path, system: str | None = None) -> str:
             validate(PolicySpec, data, path)
             return "policy, by itself (--system holds it against one)"
         load_policy(path, load_system(system))
+    elif kind == "factors":
+        load_factors(path)
     elif kind == "suite":
         plan = load_plan(path, system=system)
         limits.check_names(plan.limits, path)

@@ -3,6 +3,7 @@
 from pydantic import BaseModel
 
 from stresslev.config.experiment import ExperimentSpec
+from stresslev.config.factors import FactorsSpec
 from stresslev.config.gate import GateSpec
 from stresslev.config.generator import GeneratorSpec
 from stresslev.config.policy import PolicySpec
@@ -15,6 +16,7 @@ KINDS: dict[str, type[BaseModel]] = {
     "scenario": ScenarioSpec,
     "generator": GeneratorSpec,
     "policy": PolicySpec,
+    "factors": FactorsSpec,
     "suite": SuiteSpec,
     "experiment": ExperimentSpec,
     "gate": GateSpec,

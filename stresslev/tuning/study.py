@@ -13,14 +13,16 @@ from stresslev import assemble, preparation
 from stresslev.batches import Progress, silent
 from stresslev.config.load import Plan
 from stresslev.config.policy import PolicySpec
+from stresslev.config.spec import ScenarioSpec
 from stresslev.engine.floats import split
 from stresslev.engine.step import Record
-from stresslev.engine.types import State, cast
-from stresslev.gradient import value_and_grad
+from stresslev.engine.types import Path, Policy, State, cast
+from stresslev.gradient import Derivatives, value_and_grad
 from stresslev.many import simulate_many
 from stresslev.objectives import OBJECTIVES, Start, check_objectives, start_of
 from stresslev.parameters import Parameter, assembled, check
 from stresslev.run import at_start, at_start_prices, load_book, shock_of
+from stresslev.shocks.paths import Shock
 from stresslev.stepping import chosen
 from stresslev.tuning.bandwidth import band
 
@@ -33,6 +35,41 @@ def _figures(names: tuple[str, ...]):
         return jax.numpy.stack([OBJECTIVES[name](record, start) for name in names])
 
     return figures
+
+
+def smoothed(
+    plan: Plan,
+    scenario: ScenarioSpec,
+    shock: Shock,
+    ready: preparation.Prepared,
+    objectives: Sequence[str],
+    weights: np.ndarray,
+    *,
+    width: float,
+    stepping: str = "auto",
+    policy: Policy | None = None,
+    path: Path | None = None,
+) -> tuple[jax.Array, Derivatives]:
+    """Objectives of a run with smoothed thresholds, and the derivatives of their weighted sum. Must be called where `prepare` may be.
+
+    Args: `weights` (K,); `width`, half width of the band; `policy` and `path` instead of those of `ready`.
+    """
+    levels, ledger = preparation.initial_levels(ready, shock), ready.state.ledger
+    start = start_of(levels, np.asarray(ledger.long_quantity), np.asarray(ledger.short_quantity))
+    rules, path = ready.policy if policy is None else policy, ready.path if path is None else path
+    return value_and_grad(
+        Partial(_figures(tuple(objectives)), cast(start, ready.dtype)),
+        ready.system,
+        rules,
+        ready.state.populations,
+        path,
+        max_rounds=plan.run.max_rounds,
+        mark_history=assemble.mark_history(plan.system, scenario.step_minutes),
+        notice=assemble.notice_history(plan.policy, scenario.step_minutes),
+        weights=jax.numpy.asarray(weights, ready.dtype),
+        band=width,
+        stepping=chosen(stepping, ready.state, rules, path.log_price.shape[0]),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,23 +134,9 @@ class Study:
         with jax.enable_x64(self.precise):
             ready, (spec, shock) = self._prepared(scenario), self.scenarios[scenario]
             made = self.made(policy, scenario)
-            levels, ledger = preparation.initial_levels(ready, shock), ready.state.ledger
-            start = start_of(levels, np.asarray(ledger.long_quantity), np.asarray(ledger.short_quantity))
             rules = cast(made.policy, ready.dtype)
-            steps = ready.path.log_price.shape[0]
-            value, found = value_and_grad(
-                Partial(_figures(self.objectives), cast(start, ready.dtype)),
-                ready.system,
-                rules,
-                ready.state.populations,
-                ready.path,
-                max_rounds=self.plan.run.max_rounds,
-                mark_history=assemble.mark_history(self.plan.system, spec.step_minutes),
-                notice=assemble.notice_history(policy, spec.step_minutes),
-                weights=jax.numpy.asarray(weights, ready.dtype),
-                band=self.width,
-                stepping=chosen(self.stepping, ready.state, rules, steps),
-            )
+            own = dataclasses.replace(self.plan, policy=policy)
+            value, found = smoothed(own, spec, shock, ready, self.objectives, weights, width=self.width, stepping=self.stepping, policy=rules)
             slopes = made.gradient(split(found.policy)[0])
         return Gradient(np.asarray(value, np.float64), slopes, found.apart)
 

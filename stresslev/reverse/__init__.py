@@ -1,0 +1,1 @@
+"""Reverse stress tests: the most plausible shock that breaks a system."""
