@@ -244,7 +244,7 @@ EXIT_CODES = """
 | exit code | meaning |
 |---|---|
 | 0 | within the limits |
-| 1 | a limit is breached; of `gate`: or the baseline is not kept; of `tune`: not better out of sample; of `rerun --exact`: other numbers |
+| 1 | a limit is breached; of `gate`: or the baseline is not kept; of `tune`: not better out of sample; of `rerun --exact`: other numbers; of `reverse`: nothing within the radius breaks |
 | 2 | bad input: the message names file, key, value and fix; nothing was written |
 | 3 | numerical failure, named by the status |
 | 70, 130 | a defect of stresslev, or a process of the run was lost; stopped by the user |

@@ -89,7 +89,8 @@ def _factors(file: str | None, prices: list[Path], assets: list[str], symbols: l
     """The factors, and what errors about them name. Raises InputError."""
     from stresslev.cli_calibrate import sources
     from stresslev.config.factors import FactorsSpec
-    from stresslev.config.load import load_factors, validate
+    from stresslev.config.load import load_factors
+    from stresslev.config.validation import validate
 
     if not prices:
         if assets or symbols:
