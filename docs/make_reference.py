@@ -240,11 +240,16 @@ def commands(words: str, group: typer.Typer) -> list[tuple[str, object]]:
     return sorted(found)
 
 
-EXIT_CODES = """
+#: What exit code 1 says.
+_NO = (
+    "a limit is breached; of `gate`: or the baseline is not kept; of `tune`: not better out of sample; "
+    "of `rerun --exact`: other numbers; of `reverse`: nothing within the radius breaks"
+)
+EXIT_CODES = f"""
 | exit code | meaning |
 |---|---|
 | 0 | within the limits |
-| 1 | a limit is breached; of `gate`: or the baseline is not kept; of `tune`: not better out of sample; of `rerun --exact`: other numbers; of `reverse`: nothing within the radius breaks |
+| 1 | {_NO} |
 | 2 | bad input: the message names file, key, value and fix; nothing was written |
 | 3 | numerical failure, named by the status |
 | 70, 130 | a defect of stresslev, or a process of the run was lost; stopped by the user |

@@ -24,7 +24,7 @@ from stresslev.reverse.search import Search, Start, starts
 from stresslev.reverse.study import reverse_stress
 from stresslev.run import run_plan
 from stresslev.toml import tables, toml_text
-from tests.test_docs import _commands
+from tests import pages
 
 
 def _factors(assets=("BTC", "ETH"), *, common=0.7, spread=0.0, depth=True, deviation=0.05, **more) -> FactorsSpec:
@@ -459,7 +459,8 @@ def _grid(plan, spec, bound):
 @pytest.mark.slow
 def test_the_commands_of_the_page_do_what_it_says(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    for arguments, code in _commands("reverse.md"):
-        with pytest.raises(SystemExit) as stop:
-            cli.main(arguments)
-        assert stop.value.code == code, (arguments, capsys.readouterr())
+    for step in pages.steps("reverse.md"):
+        if step.kind == "run":
+            with pytest.raises(SystemExit) as stop:
+                cli.main(list(step.arguments))
+            assert stop.value.code == step.code, (step.arguments, capsys.readouterr())
