@@ -90,7 +90,7 @@ TUTORIAL = ("tutorial.md", "howto/own_scenario.md", "howto/own_book.md", "howto/
 STORES = ("runs.md", "gate.md")
 EDITORS = ("editors.md",)
 #: Commands that need results of a run.
-OF_RUNS = ("rerun", "show", "compare", "gate")
+OF_RUNS = ("rerun", "show", "report", "compare", "gate")
 
 
 def _ended(arguments) -> int:

@@ -184,7 +184,16 @@ def load_system(path: str | Path) -> SystemSpec:
 
 
 def load_factors(path: str | Path) -> FactorsSpec:
-    """A file of risk factors. Raises InputError."""
+    """A file of risk factors.
+
+    Args:
+      path: the file, or the name of a shipped one.
+
+    Returns: the specification, with the keys of the file.
+
+    Raises:
+      InputError: everything that is wrong with it, by file, key, value and fix.
+    """
     found = resolve(path)
     data = read_toml(found)
     _expect_kind(data, found, ("factors",))

@@ -4,21 +4,19 @@ Every account is looked at in every round (one dense, fused pass that only reads
 the dearer work of closing and settling is done only for them, and with the same arithmetic.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from stresslev.engine import margin, portfolio, requirement, select, smooth
+from stresslev.engine import margin, requirement, select, smooth
 from stresslev.engine.blocks import by_block, column, once, over_devices, pool_sum
+from stresslev.engine.closing import Asked, close, coins_kept, granted_of, has_auctions, part_of
 from stresslev.engine.health import (
-    Health,
     Prices,
     Rules,
     assess,
-    coins_held,
     contract_gain,
     dot,
     of_block,
@@ -29,19 +27,8 @@ from stresslev.engine.health import (
     spread,
     unit_value,
 )
-from stresslev.engine.liquidation import auction_discount, restore_fraction, step_fraction
 from stresslev.engine.places import Ranks, over_batches, ranks
-from stresslev.engine.types import CLOSE_FACTOR, FIRST_IN, PRO_RATA, RESTORE, STEPWISE, Accounts, System
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Asked:
-    """What the pools' rules ask of each account under margin, (nb, B); zero of the others. Worked out once a round, and read by all that follows."""
-
-    share: Array  # of every position, to be closed; zero for those who wait
-    part: Array | None  # of the account that this is about; None: all of it, where thresholds are not smoothed
-    discount: Array | None  # of an auction; None without auctions
+from stresslev.engine.types import FIRST_IN, PRO_RATA, Accounts, System
 
 
 @jax.tree_util.register_dataclass
@@ -116,103 +103,9 @@ class Settlement:
     coins_change: Array  # (V, A) coins
 
 
-def _waiting(some: Accounts, rules: Rules, health: Health) -> tuple[Array, Array]:
-    """Auctions: the discount of each account, and whether it is still too small for anybody to take the account over."""
-    zero, auctions = jnp.zeros_like(health.equity), rules.auctions
-    discount = jnp.where(auctions.active, auction_discount(auctions.start, auctions.growth, auctions.most, some.age), zero)
-    gap = zero  # what takers lose between mark and market, USD
-    for q, m, v in zip(coins_held(some, rules), rules.mark, rules.venue, strict=True):
-        gap = gap + q * (m - v)
-    gross = sum(health.notionals[1:], health.notionals[0])
-    return discount, auctions.active & (discount * gross < gap + auctions.required_profit * gross)
-
-
-def _has_auctions(accounts: Accounts, system: System) -> bool:
-    return system.auctions is not None and accounts.age is not None
-
-
-def _close(some: Accounts, rules: Callable[[], Rules], under: Array, auctions: bool) -> tuple[Asked, Array]:
-    """What the pools' rules ask of accounts in blocks, and who of those under margin waits."""
-    number = some.block_pool[0]
-    return once(lambda: _closing(some, rules(), under, once(lambda: assess(some, rules()), number), auctions), number)
-
-
-def _closing(some: Accounts, rules: Rules, under: Array, health: Health, auctions: bool) -> tuple[Asked, Array]:
-    discount, waits = _waiting(some, rules, health) if auctions else (0, jnp.zeros(under.shape, bool))
-    pools, one = rules.pools, jnp.ones_like(health.equity)
-    fee = pools["liquidation_fee"] + pools["taker_fee"] + pools["liquidator_fee"] + discount
-    target, rule = pools["target_health"], pools["rule"]
-    gross = sum(health.notionals[1:], health.notionals[0])
-
-    def restoring():
-        if rules.portfolio is not None:
-            return portfolio.restore_fraction_homogeneous(health.margin_equity, health.required, gross, fee, target)
-        size = None if rules.size_scale is None else (coins_held(some, rules), rules.mark, rules.size_scale)
-        return restore_fraction(health.margin_equity, health.notionals, rules.floor, rules.step, rules.multiplier, fee, target, size)
-
-    share = one
-    share = jnp.where(rule == RESTORE, lax.cond(jnp.any(rule == RESTORE), restoring, lambda: one), share)
-    share = jnp.where(rule == STEPWISE, lax.cond(jnp.any(rule == STEPWISE), lambda: step_fraction(health.notionals, rules.floor), lambda: one), share)
-    share = jnp.where(rule == CLOSE_FACTOR, pools["close_factor"] * one, share)
-    least = pools["full_below"] * health.required
-    if some.smoothing is None:
-        share = jnp.where(health.margin_equity < least, one, share)
-    else:
-        beyond = smooth.above(health.margin_equity - least, health.required) + 1
-        share = share + (1 - share) * (1 - smooth.passed(beyond, some.smoothing.band * one))
-    part = None if some.smoothing is None else _hit(some, health, waits)
-    return Asked(share=jnp.where(under & ~waits, share, 0), part=part, discount=discount if auctions else None), under & waits
-
-
-def _hit(some: Accounts, health: Health, waits: Array) -> Array:
-    """Share of each account that is under margin and taken up, where thresholds are smoothed."""
-    return jnp.where(waits, 0, smooth.hit(some.smoothing, smooth.above(health.margin_equity, health.required)))
-
-
-#: Roundings by which the coins to be sold may fall short of all of them and still be all.
-_CRUMB = 1024
-
-
-def _coins_kept(some: Accounts, rules: Rules, share: Array) -> tuple[tuple[Array, ...], Array]:
-    """Posted coins left when `share` of every position is closed, and the part sold of those free to be sold; decided at the venue's prices before.
-
-    Closing everything, an inverse contract is a sale of face over price coins; coins that are then owed are bought back; and as much of the others
-    is sold, in equal proportion, as it takes to cover what the account owes in USD. Exactly nothing is left where all is closed and sold.
-    """
-    if not some.collateral:
-        return (), jnp.ones_like(share)
-    place = {asset: i for i, asset in enumerate(some.contract_assets)}
-    cash = dot(some.quantity, rules.venue_gain, some.equity_at_reference)
-    after = []
-    for asset, k, p, d in zip(some.coin_assets, some.collateral, rules.coin_venue, rules.coin_venue_displaced, strict=True):
-        face = jnp.zeros_like(k)
-        if rules.inverse is not None and asset in place:
-            face = jnp.where(rules.inverse[place[asset]], some.quantity[place[asset]], 0)
-        after.append(k - face / p)
-        cash = cash + face - k * (p - d)
-    for k, p in zip(after, rules.coin_venue, strict=True):
-        cash = cash + jnp.minimum(k, 0) * p
-    worth = sum(jnp.maximum(k, 0) * p for k, p in zip(after, rules.coin_venue, strict=True))
-    some_free = worth > 0
-    needed = -cash / jnp.where(some_free, worth, jnp.ones_like(worth))
-    # an account that fees have brought down to nothing owes what its coins are worth, but for rounding, which must not leave a crumb of them
-    everything = ~some_free | (needed > 1 - _CRUMB * jnp.finfo(worth.dtype).eps)
-    sold = jnp.where(everything, 1, jnp.clip(needed, 0, 1))
-    return tuple((1 - share) * k + share * ((1 - sold) * jnp.maximum(z, 0)) for k, z in zip(some.collateral, after, strict=True)), sold
-
-
 def _needed(accounts: Accounts) -> Accounts:
     """The accounts without what is of no concern to a liquidation."""
     return replace(accounts, entry=(), appetite=None, call_age=None, allowed=None)
-
-
-def _part(asked: Asked) -> Array | int:
-    return 1 if asked.part is None else asked.part
-
-
-def _granted(asked: Asked, granted: Array | int) -> tuple[Array, Array | int]:
-    """Share closed and part of the account it is about, when so much of the demand is granted: of a part under margin as much is served whole."""
-    return (asked.share * granted, 1) if asked.part is None else (asked.share, asked.part * granted)
 
 
 def _share_of(share: Array, grant: Array | None, some: Accounts) -> Array:
@@ -256,14 +149,14 @@ def demand(accounts: Accounts, system: System, multiplier: Array, prices: Prices
     pools = multiplier.shape[0]
     under = find_under(accounts, system, multiplier, prices)
     found = ranks(under, accounts.block_pool, pools)
-    zero, auctions = jnp.zeros_like(accounts.equity_at_reference), _has_auctions(accounts, system)
+    zero, auctions = jnp.zeros_like(accounts.equity_at_reference), has_auctions(accounts, system)
     start = Asked(share=zero, part=None if accounts.smoothing is None else zero, discount=zero if auctions else None)
 
     def local(batch, context):
         some, under, _ = batch
         whole = smooth.whole(some)
         read = rules_of(whole, *context)
-        asked, waits = _close(whole, read, under, auctions)
+        asked, waits = close(whole, read, under, auctions)
         return (some, under, asked), (_to_close(whole, read(), asked, 1), waits)
 
     these, like = (_needed(accounts), under, start), (_no_sums(accounts, pools), jnp.zeros((pools,), jnp.int32))
@@ -294,8 +187,8 @@ def _no_sums(accounts: Accounts, pools: int):
 
 def _to_close(some: Accounts, rules: Rules, asked: Asked, granted: Array | int):
     """By account: USD of notional, longs and shorts to be closed and coins to be sold when so much of what is asked is granted."""
-    share, part = _granted(asked, granted)
-    left, _ = _coins_kept(some, rules, share)
+    share, part = granted_of(asked, granted)
+    left, _ = coins_kept(some, rules, share)
     notionals = margin.notional(some.quantity, rules.unit)
     return (
         part * (share * sum(notionals[1:], notionals[0])),
@@ -329,7 +222,7 @@ def ration(accounts: Accounts, system: System, multiplier: Array, prices: Prices
     """
     some = smooth.whole(accounts)
     health = assess(some, rules_for(some, system, multiplier, prices))
-    amount = _part(asked.asked) * (asked.asked.share * sum(health.notionals[1:], health.notionals[0]))
+    amount = part_of(asked.asked) * (asked.asked.share * sum(health.notionals[1:], health.notionals[0]))
     key = -health.margin_equity / jnp.where(health.required > 0, health.required, jnp.ones_like(health.required))
     order = system.queue[accounts.block_pool]
     if accounts.age is not None:
@@ -373,7 +266,7 @@ def bankrupt(
         some = smooth.whole(some)
         read = rules_of(some, system, multiplier, prices)
         rules = read()
-        closed = _part(asked) * (asked.share * _share_of(share, grant, some))
+        closed = part_of(asked) * (asked.share * _share_of(share, grant, some))
         gain, moved = by_block((contract_gain(system, displaced, prices.funding), displaced), some.block_pool)()
         fill_gain = of_block(gain, some.contract_assets)
         left = _left_at(some, of_block(moved, some.coin_assets), fill_gain)
@@ -425,9 +318,9 @@ def settle(accounts: Accounts, system: System, multiplier: Array, prices: Prices
         read = rules_of(some, system, multiplier, prices)
         rules = read()
         discount = 0 if asked.discount is None else asked.discount
-        share, part_hit = _granted(asked, _share_of(fills.share, grant, some))
+        share, part_hit = granted_of(asked, _share_of(fills.share, grant, some))
         kept = tuple((1 - share) * q for q in some.quantity)
-        coins, all_sold = _coins_kept(some, rules, share)
+        coins, all_sold = coins_kept(some, rules, share)
         sold = tuple(k - z for k, z in zip(some.collateral, coins, strict=True))
         by_asset = by_block((fill_gain, fills.displaced, fill_unit, after_gain, fills.displaced_after), some.block_pool)()
         gain, unit, gain_after = (of_block(by_asset[i], some.contract_assets) for i in (0, 2, 3))
