@@ -100,10 +100,16 @@ def reverse_stress(
       factors: see `reverse.factors`; lengths there are standard deviations.
       radius: distance beyond which nothing is looked for.
       random_starts: directions drawn at random with the plan's seed, besides those that are always tried.
-      picture_of: two factors, "BTC,depth"; those that move most when None. picture_points: on each side; 0 for none.
+      picture_of: two factors, "BTC,depth"; those that move most when None.
+      picture_points: points of the picture on each side; 0 for none.
       width: half width of the smoothed band of gradients, in health; from the book when None.
-      checkpoint: file in which runs are kept; with `resume` those of an earlier sitting are taken up.
-      told: gets a line now and then. file: that errors about factors name.
+      checkpoint: file in which runs are kept.
+      resume: take up the runs of an earlier sitting from there.
+      progress: shows how far runs have come.
+      told: gets a line now and then.
+      file: that errors about factors name.
+
+    Returns: the shock, how plausible it is, what broke, other ways to break, and the picture.
 
     Raises:
       InputError: a condition, factor or book that cannot be used, or a system that is broken without any shock.
