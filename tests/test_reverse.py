@@ -433,11 +433,11 @@ def _grid(plan, spec, bound):
         rays = [(a, np.array([np.cos(a), np.sin(a)]), d) for d in depths for a in angles]
         order = np.random.default_rng(6).permutation(len(rays))
         for start in range(0, len(rays), 128):
-            able = [(ray, reach(*ray[1:], best)) for ray in (rays[i] for i in order[start : start + 128])]
+            able = [(ray, reach(*ray[1:], 0.997 * best)) for ray in (rays[i] for i in order[start : start + 128])]
             able = [(ray, t) for ray, t in able if t > 0]
             seen = broken([(t * v, d) for (_, v, d), t in able]) if able else []
             for ((a, v, d), _), there in zip(able, seen, strict=True):
-                high = reach(v, d, best) if there else 0.0
+                high = reach(v, d, 0.997 * best) if there else 0.0
                 if high == 0 or not broken([(high * v, d)])[0]:
                     continue
                 low = 0.0
