@@ -168,7 +168,7 @@ def _patient():
 def test_the_large_position_is_closed_at_once_and_costs_others(name, pool):
     ds, _ = _run(name)
     sold = -ds.trader_net_usd.sel(pool=pool, asset="ETH")
-    step = int(sold.argmax())
+    step = int(np.argmax(sold.values))
     assert float(sold[step]) > 0.99 * float(abs(sold).sum()) > 5e8
     # held by somebody with ten times the equity, who is not closed
     [trader] = _plan(name).scenarios[0].behaviour.traders
