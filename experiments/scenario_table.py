@@ -23,7 +23,7 @@ COLUMNS = {
 
 def cell(name: str, value: float) -> str:
     """A metric as text: shares in percent."""
-    return f"{value:.0f}" if name == "insolvent_pools" else f"{100 * value:.3g}%"
+    return f"{value:.0f}" if name == "insolvent_pools" else f"{100 * value:.2f}%"
 
 
 def table(summaries: list[dict]) -> str:
