@@ -53,7 +53,7 @@ def test_every_command_of_a_page_does_what_it_says(pages, tmp_path, monkeypatch,
     from stresslev import report
 
     # runs are quick once their program is compiled; the pictures are not what these pages are about
-    monkeypatch.setattr(report, "write", lambda folder: None)
+    monkeypatch.setattr(report, "write", lambda *_: None)
     monkeypatch.chdir(tmp_path)
     for page in pages:
         count = 0
