@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from stresslev import cli, cli_run, policies, run
+from stresslev import cli, cli_run, run
 from stresslev.contrast.differences import held
 from stresslev.contrast.inputs import Result
 from stresslev.contrast.last import change, last_before
@@ -20,7 +20,7 @@ from stresslev.errors import InputError
 from stresslev.report import changes, loss_charts, network_picture, plots, tables
 from stresslev.report.inputs import read
 from stresslev.store import manifest
-from tests.comparisons import outcome, worse_and_better
+from tests.comparisons import outcome
 from tests.test_report import HOSTILE, dataset, save
 
 DEBT = "bad_debt_over_open_interest"
@@ -84,6 +84,7 @@ def test_the_first_page_says_what_changed_and_how_sure_it_is(store):
     assert "means over 2 books (seeds 1, 2)" in told
 
 
+@pytest.mark.slow
 def test_one_book_is_said_to_tell_nothing_of_noise(store):
     told = _text(changes.summary(read(store / "old-1"), change(store / "old-1")))
     assert "With one book there is no estimate of how differences vary from book to book" in told
@@ -141,7 +142,7 @@ def test_the_command_takes_a_baseline_or_the_last_run_of_the_store(store, tmp_pa
 
 
 def test_a_comparison_has_no_baseline(store, tmp_path):
-    policies.save(worse_and_better(), tmp_path)
+    (tmp_path / "comparison.json").write_text("{}")
     with pytest.raises(InputError, match="not for a comparison"):
         cli_run.write_report(tmp_path, store / "oldest")
     assert not (tmp_path / "report.html").exists()
