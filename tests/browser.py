@@ -23,6 +23,7 @@ class Browser:
     def __init__(self, patience: float = 60):
         self._patience, self._number, self._rest = patience, 0, b""
         self._events: list[dict] = []
+        self.page: Path | None = None
 
     def __enter__(self):
         self._folder = tempfile.TemporaryDirectory(prefix="stresslev-browser-", ignore_cleanup_errors=True)
@@ -83,6 +84,7 @@ class Browser:
     def open(self, file: Path, width: int = 1280, height: int = 900) -> None:
         """Load a file at a width in pixels and wait until its scripts have run."""
         self._events.clear()
+        self.page = file
         self.resize(width, height)
         self.call("Page.navigate", url=file.resolve().as_uri())
         until = time.monotonic() + self._patience

@@ -153,7 +153,7 @@ def test_a_defect_is_no_verdict_and_keeps_the_run(tmp_path, monkeypatch, capsys)
     """An unforeseen error exits 70, never 1, and a failing report does not cost the finished run."""
     from stresslev import report
 
-    monkeypatch.setattr(report, "write", lambda folder: 1 / 0)
+    monkeypatch.setattr(report, "write", lambda *_: 1 / 0)
     _call(*_small(tmp_path / "r"), code=70)
     assert sorted(p.name for p in (tmp_path / "r").iterdir()) == ["result.nc", "summary.json"]
     assert "defect of stresslev" in capsys.readouterr().err

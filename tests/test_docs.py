@@ -125,7 +125,7 @@ def test_every_command_of_a_page_does_what_it_says(row, tmp_path, monkeypatch, c
     from stresslev import report
 
     # runs are quick once their program is compiled; the pictures are not what these pages are about
-    monkeypatch.setattr(report, "write", lambda folder: None)
+    monkeypatch.setattr(report, "write", lambda *_: None)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)  # rules of one's own lie beside the policy
     monkeypatch.delitem(sys.modules, "brake", raising=False)

@@ -76,8 +76,12 @@ def each(request, browser, pages):
 
 @pytest.fixture
 def shown(browser, pages):
-    """The browser with the report of the run, loaded anew."""
-    browser.open(pages("run"))
+    """The browser with the report of the run, as it is when it has been loaded."""
+    if browser.page != pages("run"):
+        browser.open(pages("run"))
+    browser.resize(1280)
+    browser.run("document.activeElement.blur(), document.getElementById('filter').reset()")
+    browser.run("new Promise(done => setTimeout(done, 50))")
     return browser
 
 

@@ -317,8 +317,9 @@ def test_the_caption_of_a_map_says_what_a_tenth_would_do(tmp_path):
     )
 
 
-def test_without_a_map_there_is_no_section(tmp_path):
+def test_without_a_map_the_section_says_how_to_get_one(tmp_path):
     folder = save(tmp_path, {"s": dataset(closed=10.0)})
     assert liquidation_map.charts(read(folder).scenarios[0]) == []
     report.write(folder)
-    assert "What would be liquidated" not in (folder / "report.html").read_text(encoding="utf-8")
+    text = (folder / "report.html").read_text(encoding="utf-8")
+    assert "run.liquidation_map=true" in text and "Liquidation map of" not in text

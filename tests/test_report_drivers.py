@@ -1,5 +1,6 @@
 """Charts over scenarios, over paths and over policies: what they draw follows from the results."""
 
+import dataclasses
 from types import SimpleNamespace
 
 import numpy as np
@@ -53,14 +54,12 @@ def test_falls_are_those_of_the_asset_that_the_cascade_hit_most(run):
         assert (without["x"][i], with_it["x"][i]) == pytest.approx((100 * most.fall_without, 100 * most.fall))
 
 
-def test_one_scenario_has_nothing_to_compare(tmp_path):
-    alone = read(save(tmp_path, {"bad": dataset(**BAD)}))
-    assert [f(alone) for f in (loss_charts.by_scenario, loss_charts.channels_by_scenario, drivers._falls)] == [None] * 3
-
-
-def test_breaches_are_counted_by_scenario(tmp_path):
-    bad = {f"s{i}": dataset(**BAD, title=f"Title {i}") for i in range(4)}
-    run = read(save(tmp_path, bad, {"bad_debt_usd": 10, "insolvent_pools": 0}))
+def test_one_scenario_has_nothing_to_compare_and_breaches_are_counted_by_scenario(tmp_path):
+    one = read(save(tmp_path, {"s0": dataset(steps=4, **BAD)}, {"bad_debt_usd": 10, "insolvent_pools": 0}))
+    assert [f(one) for f in (loss_charts.by_scenario, loss_charts.channels_by_scenario, drivers._falls)] == [None] * 3
+    many = [dataclasses.replace(one.scenarios[0], name=f"s{i}", title=f"Title {i}") for i in range(4)]
+    judged = [dataclasses.replace(c, scenario=s.name) for s in many for c in one.checks]
+    run = dataclasses.replace(one, scenarios=tuple(many), checks=tuple(judged))
     assert sentences.explanation(run).endswith("“Title 0” breaches 2 limits, “Title 1” breaches 2 limits and 2 other scenarios breach some.")
 
 

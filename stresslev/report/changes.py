@@ -45,14 +45,14 @@ def headline(change: dict) -> str:
     parts += [f"{words.plural(mended, 'limit')} no longer breached"] if mended else []
     parts += [f"{words.plural(still, 'limit')} breached as before"] if still else []
     count = {r: sum(c["reading"] == r for c in change["changes"]) for r in _MARKS}
-    of = len(change["changes"])
+    of = words.plural(len(change["changes"]), "figure")
     if any(count.values()):
-        parts.append(f"of {of} figures {count['worse']} are worse and {count['better']} better")
+        parts.append(f"of {of} {count['worse']} are worse and {count['better']} better")
         parts += [f"{count['within noise']} differ within noise"] if count["within noise"] else []
     elif change["reproduced"]:
-        parts.append(f"all {of} figures are the same, bit for bit")
+        parts.append(f"all of {of} are the same, bit for bit")
     else:
-        parts.append(f"none of {of} figures differs by more than rounding")
+        parts.append(f"none of {of} differs by more than rounding")
     return head + "; ".join(parts) + "."
 
 
