@@ -6,7 +6,7 @@ import numpy as np
 
 from tests.oracle import lending
 from tests.oracle.adl import in_proportion
-from tests.oracle.margin import equity, maintenance, margin_equity
+from tests.oracle.margin import equity, maintenance, margin_equity, notionals
 from tests.oracle.prices import common_prices, venue_prices
 
 
@@ -152,23 +152,34 @@ def move(account, usd: float, tally) -> None:
 
 
 def call_and_spare(system, state, account, mark, top_up: float, keep: float) -> tuple[float, float]:
+    """USD needed and to spare, each on the safe side by 64 roundings of all that the account holds (docs/model.md, section 8)."""
+    short, extra, held = needed_and_to_spare(system, state, account, mark, top_up, keep)
+    slack = 64 * np.finfo(float).eps * held
+    return (short + slack, 0.0) if short > 0.0 else (0.0, max(0.0, extra - slack))
+
+
+def needed_and_to_spare(system, state, account, mark, top_up: float, keep: float) -> tuple[float, float, float]:
+    """The same without roundings, and USD of all that the account holds."""
     if hasattr(account, "W"):
         own, required = margin_equity(system, state, account, mark), maintenance(system, state, account, mark)
+        coins = sum(abs(account.k[a]) * mark[account.pool, a] for a in range(system.A))
+        held = abs(account.W) + sum(notionals(system, account, mark)) + coins
         if not own >= required:
-            return top_up * required - own, 0.0
-        return 0.0, max(0.0, own - keep * required)
+            return top_up * required - own, 0.0, held
+        return 0.0, max(0.0, own - keep * required), held
     weighted, debt = lending.health(system, state, account, mark)
+    held = weighted + debt
     if not weighted >= debt:
         owed_usd = max(-account.cash, 0.0)
         repay = debt - weighted / top_up  # while there is USD debt, money reduces it
         if repay <= owed_usd:
-            return repay, 0.0
-        return owed_usd + top_up * (debt - owed_usd) - weighted, 0.0  # the rest is collateral
+            return repay, 0.0, held
+        return owed_usd + top_up * (debt - owed_usd) - weighted, 0.0, held  # the rest is collateral
     have = max(account.cash, 0.0)
     give = weighted - keep * debt  # while there are USD, they leave
     if give <= have:
-        return 0.0, max(0.0, give)
-    return 0.0, max(0.0, have + (weighted - have) / keep - debt)
+        return 0.0, max(0.0, give), held
+    return 0.0, max(0.0, have + (weighted - have) / keep - debt), held
 
 
 # Clearing
