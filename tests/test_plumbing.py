@@ -127,7 +127,7 @@ BAD = [
     ('fund_group = "venues"\nadl', "adl", ["pools.cross", "fund_group"]),
     ('debtor = "coin"', 'debtor = "coyn"', ["credit", "'coyn'", "not in [pools]"]),
     ("weights = [1, 1, 1, 1, 0.24, 0.32]", "weights = [1]", ["portfolio_margin", "one entry per move"]),
-    ('kind = "lending"\ndescription', 'kind = "bank"\ndescription', ["pools.margin", "'bank'", "'lending'"]),
+    ('kind = "lending"\ndescription', 'kind = "bank"\ndescription', ["pools.margin", "'bank'", "lending"]),
     ("collateral.BTC = { haircut = 0.05", "collateral.BTX = { haircut = 0.05", ["pools.cross.collateral", "'BTX'"]),
     ("inverse = [", 'waterfall_order = "x"\ninverse = [', ["pools.coin.waterfall_order", "not a key"]),
     ("peg_usd = 1.0\n", "", ["paths.USDC", "missing"]),
