@@ -221,9 +221,14 @@ def ration(accounts: Accounts, system: System, multiplier: Array, prices: Prices
     Worst health first, or whoever has been under margin longest first; ties in order of slot. Pools that ration pro rata give everybody `share` (V,).
     """
     some = smooth.whole(accounts)
-    health = assess(some, rules_for(some, system, multiplier, prices))
-    amount = part_of(asked.asked) * (asked.asked.share * sum(health.notionals[1:], health.notionals[0]))
-    key = -health.margin_equity / jnp.where(health.required > 0, health.required, jnp.ones_like(health.required))
+
+    def standing():
+        health = assess(some, rules_for(some, system, multiplier, prices))
+        amount = part_of(asked.asked) * (asked.asked.share * sum(health.notionals[1:], health.notionals[0]))
+        return amount, -health.margin_equity / jnp.where(health.required > 0, health.required, jnp.ones_like(health.required))
+
+    # kept, so that what is served in full is the very number that was asked for, and its share exactly one
+    amount, key = once(standing, accounts.block_pool[0])
     order = system.queue[accounts.block_pool]
     if accounts.age is not None:
         key = jnp.where(column(order == FIRST_IN), accounts.age.astype(key.dtype), key)
