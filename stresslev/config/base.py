@@ -26,3 +26,12 @@ def check_rising(minutes: tuple[float, ...]) -> None:
     for low, high in pairwise(minutes):
         if high <= low:
             raise ValueError(f"minutes must rise: {high:g} follows {low:g}")
+
+
+def check_correlation_matrix(matrix, n: int) -> None:
+    """Raise ValueError unless it has n rows of n, is symmetric, and has ones on its diagonal."""
+    if len(matrix) != n or any(len(row) != n for row in matrix):
+        raise ValueError(f"correlation.matrix needs {n} rows of {n}, in the order of [assets]")
+    for i, row in enumerate(matrix):
+        if row[i] != 1 or any(row[j] != matrix[j][i] for j in range(n)):
+            raise ValueError("correlation.matrix must be symmetric, with ones on its diagonal")

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from stresslev.config.base import Name, NonNegative, Positive, Spec
+from stresslev.config.base import Name, NonNegative, Positive, Spec, check_correlation_matrix
 from stresslev.config.generator import CalibrationSpec, Freedom, ProxySpec
 from stresslev.config.tiers import Number
 
@@ -68,11 +68,7 @@ class FactorsSpec(Spec):
             if taken in self.assets:
                 raise ValueError(f"assets.{taken}: that is the name of another factor")
         if given.matrix is not None:
-            if len(given.matrix) != n or any(len(row) != n for row in given.matrix):
-                raise ValueError(f"correlation.matrix needs {n} rows of {n}, in the order of [assets]")
-            for i, row in enumerate(given.matrix):
-                if row[i] != 1 or any(row[j] != given.matrix[j][i] for j in range(n)):
-                    raise ValueError("correlation.matrix must be symmetric, with ones on its diagonal")
+            check_correlation_matrix(given.matrix, n)
         least = float(np.linalg.eigvalsh(self.matrix)[0])
         if least < 1e-8:
             raise ValueError(f"correlation is singular (least eigenvalue {least:.2g}): let one asset follow another in [proxies] instead")

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from stresslev.config.base import Name, NonNegative, Positive, Share, Spec, Whole
+from stresslev.config.base import Name, NonNegative, Positive, Share, Spec, Whole, check_correlation_matrix
 from stresslev.config.behaviour import BehaviourSpec
 from stresslev.config.spec import MAX_STEPS, DepthSpec, OutageSpec, PathSpec, ScenarioSpec
 from stresslev.config.tiers import Number
@@ -269,11 +269,7 @@ class GeneratorSpec(Spec):
         if given.model_fields_set and self.model.kind in HISTORICAL:
             raise ValueError(f"correlation means nothing to model {self.model.kind!r}, which has that of its history; remove it")
         if given.matrix is not None:
-            if len(given.matrix) != n or any(len(row) != n for row in given.matrix):
-                raise ValueError(f"correlation.matrix needs {n} rows of {n}, in the order of [assets]")
-            for i, row in enumerate(given.matrix):
-                if row[i] != 1 or any(row[j] != given.matrix[j][i] for j in range(n)):
-                    raise ValueError("correlation.matrix must be symmetric, with ones on its diagonal")
+            check_correlation_matrix(given.matrix, n)
         for first, others in given.pairs.items():
             for second in others:
                 if first not in self.assets or second not in self.assets or first == second:

@@ -166,6 +166,14 @@ def _system(data: dict, path: Path) -> SystemSpec:
     return validate(SystemSpec, data, path)
 
 
+def _read_kind(path: str | Path, kind: str) -> tuple[Path, dict]:
+    """A file that must be of a kind: where it is, and its table."""
+    found = resolve(path)
+    data = read_toml(found)
+    _expect_kind(data, found, (kind,))
+    return found, data
+
+
 def load_system(path: str | Path) -> SystemSpec:
     """A system file, its tier files read in.
 
@@ -177,9 +185,7 @@ def load_system(path: str | Path) -> SystemSpec:
     Raises:
       InputError: everything that is wrong with it, by file, key, value and fix.
     """
-    found = resolve(path)
-    data = read_toml(found)
-    _expect_kind(data, found, ("system",))
+    found, data = _read_kind(path, "system")
     return _system(data, found)
 
 
@@ -194,17 +200,13 @@ def load_factors(path: str | Path) -> FactorsSpec:
     Raises:
       InputError: everything that is wrong with it, by file, key, value and fix.
     """
-    found = resolve(path)
-    data = read_toml(found)
-    _expect_kind(data, found, ("factors",))
+    found, data = _read_kind(path, "factors")
     return validate(FactorsSpec, data, found)
 
 
 def load_generator(path: str | Path, *, overrides: list[str] = ()) -> tuple[GeneratorSpec, Path]:
     """A generator by itself, and its file. Args: `overrides` as of `load_plan`, of root generator. Raises InputError."""
-    found = resolve(path)
-    data = read_toml(found)
-    _expect_kind(data, found, ("generator",))
+    found, data = _read_kind(path, "generator")
     for text in overrides:
         parts, value = parse_override(text, ("generator",), "generator.seed=7")
         if len(parts) < 2:
