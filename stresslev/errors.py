@@ -33,6 +33,14 @@ class InputError(Exception):
         super().__init__("\n".join(f"{self.file}: {p}" for p in self.problems))
 
 
+class Unfit(ValueError):
+    """What a specification refuses, where the fix is more than the message says; raised inside a validator and shown as a `Problem`."""
+
+    def __init__(self, what: str, fix: str):
+        super().__init__(what)
+        self.fix = fix
+
+
 class NumericalFailure(Exception):
     """A run whose numbers must not be used. Exit code 3."""
 

@@ -82,7 +82,7 @@ class AssetSpec(Spec):
             if (self.depth_usd is None) == (self.traded_volume is None):
                 raise ValueError("give depth_usd or traded_volume, one of the two")
         elif self.impact_quantity is None:
-            raise ValueError(f"impact {self.impact!r} needs impact_quantity, in coins")
+            raise ValueError(f"impact {self.impact!r} needs impact_quantity, in coins; give impact_quantity")
         if self.peg_usd is not None and self.follows is not None:
             raise ValueError("give peg_usd or follows, not both")
         return self

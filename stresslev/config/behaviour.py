@@ -58,5 +58,5 @@ class BehaviourSpec(Spec):
         pools = [r.pool for r in self.runs]
         for pool in pools:
             if pools.count(pool) > 1:
-                raise ValueError(f"runs: {pool!r} appears twice")
+                raise ValueError(f"runs: {pool!r} appears twice; leave one of them out")
         return self

@@ -125,7 +125,7 @@ class ExperimentSpec(Spec):
         names = [*self.train, *self.validation, *self.held_out]
         twice = sorted({n for n in names if names.count(n) > 1})
         if twice:
-            raise ValueError(f"scenario {twice[0]} stands twice among train, validation and held_out")
+            raise ValueError(f"scenario {twice[0]} stands twice among train, validation and held_out; leave it in one of them")
         if self.frontier and not self.constraints:
-            raise ValueError("frontier needs a constraint whose bound it moves")
+            raise ValueError("frontier needs a constraint whose bound it moves; give one in [[constraints]]")
         return self

@@ -8,6 +8,7 @@ from stresslev.config.base import Name, NonNegative, Positive, Share, Spec, Whol
 from stresslev.config.behaviour import BehaviourSpec
 from stresslev.config.spec import MAX_STEPS, DepthSpec, OutageSpec, PathSpec, ScenarioSpec
 from stresslev.config.tiers import Number
+from stresslev.errors import Unfit, did_you_mean
 
 #: Models whose paths are drawn from a price file; the others have parameters only.
 HISTORICAL = ("filtered_historical", "block_bootstrap")
@@ -55,27 +56,32 @@ class ModelSpec(Spec):
         if self.kind == "regime_switching":
             self._check_regimes()
         if self.start_jumps_per_day is not None and self.start_jumps_per_day < self.jumps_per_day:
-            raise ValueError(f"model.start_jumps_per_day is below jumps_per_day, {self.jumps_per_day:g}, under which the intensity never falls")
+            raise ValueError(
+                f"model.start_jumps_per_day is below jumps_per_day, {self.jumps_per_day:g}, under which the intensity never falls; give that or more"
+            )
         return self
 
     def _check_regimes(self) -> None:
         names = [r.name for r in self.regimes]
         if len(names) < 2 or len(set(names)) < len(names):
-            raise ValueError("model.regimes needs at least two states, each with a name of its own")
+            raise ValueError("model.regimes needs at least two states, each with a name of its own; give two or more [[model.regimes]]")
         if len(self.transition) != len(names) or any(len(row) != len(names) for row in self.transition):
-            raise ValueError(f"model.transition needs {len(names)} rows of {len(names)} probabilities, one for each regime")
+            raise ValueError(
+                f"model.transition needs {len(names)} rows of {len(names)} probabilities, one for each regime"
+                "; give a probability from every regime to every regime"
+            )
         for name, row in zip(names, self.transition, strict=True):
             if abs(sum(row) - 1) > 1e-6:
-                raise ValueError(f"model.transition: the row of {name!r} adds up to {sum(row):g}, not to 1")
+                raise ValueError(f"model.transition: the row of {name!r} adds up to {sum(row):g}, not to 1; give probabilities that add up to 1")
         if self.start_regime is not None and self.start_regime not in names:
-            raise ValueError(f"model.start_regime names {self.start_regime!r}, which is not in [[model.regimes]]")
+            raise Unfit(f"model.start_regime names {self.start_regime!r}, which is not in [[model.regimes]]", did_you_mean(self.start_regime, names))
 
 
 def _exactly(spec: Spec, where: str, model: str, needs: tuple[str, ...], may: tuple[str, ...]) -> None:
     """Refuse keys that a model lacks, and keys that it has no use for. Raises ValueError."""
     for key in needs:
         if getattr(spec, key) in (None, ()):
-            raise ValueError(f"{where}.{key} is missing: model {model!r} needs it")
+            raise ValueError(f"{where}.{key} is missing: model {model!r} needs it; give it")
     for key in sorted(spec.model_fields_set - set(may)):
         raise ValueError(f"{where}.{key} means nothing to model {model!r}; remove it")
 
@@ -239,15 +245,18 @@ class GeneratorSpec(Spec):
             self._check_asset(name, asset)
         for name, proxy in self.proxies.items():
             if proxy.asset not in self.assets or name in self.assets:
-                raise ValueError(f"proxies.{name}.asset names {proxy.asset!r}, which must be another asset, of [assets]")
+                fix = f"take {name} out of [assets] or of [proxies]" if name in self.assets else did_you_mean(proxy.asset, self.assets)
+                raise Unfit(f"proxies.{name}.asset names {proxy.asset!r}, which must be another asset, of [assets]", fix)
         self._check_correlation()
         if self.importance is not None:
             self._check_importance()
         if self.until is not None and self.until.most_paths < self.paths:
-            raise ValueError(f"until.most_paths, {self.until.most_paths:,}, is below paths, {self.paths:,}")
+            raise ValueError(f"until.most_paths, {self.until.most_paths:,}, is below paths, {self.paths:,}; give as many paths or more")
         steps = self.duration_minutes / self.step_minutes
         if steps > MAX_STEPS or abs(steps - round(steps)) > 1e-9 or steps < 1:
-            raise ValueError(f"duration_minutes must be a whole number of steps of step_minutes, at most {MAX_STEPS:,}")
+            raise ValueError(
+                f"duration_minutes must be a whole number of steps of step_minutes, at most {MAX_STEPS:,}; give a multiple of step_minutes"
+            )
         return self
 
     def _check_asset(self, name: str, asset: GeneratedAssetSpec) -> None:
@@ -258,10 +267,12 @@ class GeneratorSpec(Spec):
                 what = f"a list of {count}, one for each regime" if count else f"one number: model {self.model.kind!r} has no regimes"
                 raise ValueError(f"assets.{name}.{key} must be {what}")
         if count and not isinstance(asset.volatility, tuple):
-            raise ValueError(f"assets.{name}.volatility must be a list of {count}, one for each regime")
+            raise ValueError(
+                f"assets.{name}.volatility must be a list of {count}, one for each regime; give one number for each regime, in square brackets"
+            )
         if asset.alpha is not None and asset.alpha + asset.beta >= 1:
             total = f"{asset.alpha + asset.beta:g}"
-            raise ValueError(f"assets.{name}: alpha + beta is {total}, and must be below 1 for the variance to have a mean")
+            raise ValueError(f"assets.{name}: alpha + beta is {total}, and must be below 1 for the variance to have a mean; lower one of the two")
 
     def _check_correlation(self) -> None:
         n = len(self.assets)
@@ -273,14 +284,14 @@ class GeneratorSpec(Spec):
         for first, others in given.pairs.items():
             for second in others:
                 if first not in self.assets or second not in self.assets or first == second:
-                    raise ValueError(f"correlation.pairs.{first}.{second} must name two different assets of [assets]")
+                    raise ValueError(f"correlation.pairs.{first}.{second} must name two different assets of [assets]; use names of [assets]")
 
     def _check_importance(self) -> None:
         kind, given = self.model.kind, self.importance
         if kind in HISTORICAL:
             raise ValueError(f"importance cannot be had of model {kind!r}, which draws from history; remove it")
         if kind not in ("jump_diffusion", "hawkes") and (given.jump_intensity_factor != 1 or given.jump_shift):
-            raise ValueError(f"importance.jump_intensity_factor and jump_shift mean nothing to model {kind!r}, which has no jumps")
+            raise ValueError(f"importance.jump_intensity_factor and jump_shift mean nothing to model {kind!r}, which has no jumps; remove them")
 
     @property
     def steps(self) -> int:

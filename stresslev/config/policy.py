@@ -32,9 +32,12 @@ class CapsSpec(Spec):
     @model_validator(mode="after")
     def _ordered(self):
         if self.floor > self.ceiling:
-            raise ValueError(f"floor {self.floor:g} is above ceiling {self.ceiling:g}")
+            raise ValueError(f"floor {self.floor:g} is above ceiling {self.ceiling:g}; lower floor or raise ceiling")
         if self.least_maintenance > self.most_maintenance:
-            raise ValueError(f"least_maintenance {self.least_maintenance:g} is above most_maintenance {self.most_maintenance:g}")
+            raise ValueError(
+                f"least_maintenance {self.least_maintenance:g} is above most_maintenance {self.most_maintenance:g}"
+                "; lower the first or raise the second"
+            )
         return self
 
 
@@ -74,9 +77,11 @@ class VolatilityRule(RuleSpec):
     @model_validator(mode="after")
     def _complete(self):
         if self.stressed_weight > 0 and self.stressed_volatility is None:
-            raise ValueError("a stressed_weight needs stressed_volatility")
+            raise ValueError("a stressed_weight needs stressed_volatility; give stressed_volatility")
         if self.alpha + self.beta >= 1:
-            raise ValueError(f"alpha + beta = {self.alpha + self.beta:g} must be below 1: the variance would not return to its mean")
+            raise ValueError(
+                f"alpha + beta = {self.alpha + self.beta:g} must be below 1: the variance would not return to its mean; lower one of the two"
+            )
         return self
 
 
@@ -128,9 +133,13 @@ class TransitionSpec(Spec):
     @model_validator(mode="after")
     def _ordered(self):
         if self.warn is not None and self.safe > self.warn:
-            raise ValueError(f"safe {self.safe:g} is above warn {self.warn:g}: users would take back what they are giving up")
+            raise ValueError(
+                f"safe {self.safe:g} is above warn {self.warn:g}: users would take back what they are giving up; lower safe or raise warn"
+            )
         if self.safe > self.aim:
-            raise ValueError(f"safe {self.safe:g} is above aim {self.aim:g}: users would take back what the pool has just closed")
+            raise ValueError(
+                f"safe {self.safe:g} is above aim {self.aim:g}: users would take back what the pool has just closed; lower safe or raise aim"
+            )
         return self
 
 
@@ -149,9 +158,9 @@ class SizeSpec(Spec):
         if (self.at is None) == (self.amount is None):
             raise ValueError("give either at with rate_increase (stepped) or amount (smooth)")
         if self.at is not None and (self.rate_increase is None or len(self.at) != len(self.rate_increase)):
-            raise ValueError("at and rate_increase need the same number of entries")
+            raise ValueError("at and rate_increase need the same number of entries; give one rate_increase for each entry of at")
         if self.at is not None and list(self.at) != sorted(set(self.at)):
-            raise ValueError("at must rise")
+            raise ValueError("at must rise; put the entries in order, each once")
         return self
 
 
@@ -188,7 +197,7 @@ class ScoreSpec(Spec):
                 side = "not be above 0: distance lowers risk" if name == "distance" else "not be below 0: it raises risk"
                 raise ValueError(f"weights.{name} = {weight:g} must {side}")
             if getattr(self.scale, name) <= 0:
-                raise ValueError(f"scale.{name} must be above 0")
+                raise ValueError(f"scale.{name} must be above 0; give a positive number")
         return self
 
 
@@ -238,9 +247,11 @@ class PolicySpec(Spec):
         if self.caps is None:
             for key in ("rules", "transition", "transitions", "score"):
                 if getattr(self, key):
-                    raise ValueError(f"{key} needs [caps]: without caps there is nothing to adjust")
+                    raise ValueError(f"{key} needs [caps]: without caps there is nothing to adjust; give [caps], or leave {key} out")
         if self.score is not None and self.transition is None and not self.transitions:
-            raise ValueError("score needs [transition]: an account's share of the cap acts on what the account must do")
+            raise ValueError(
+                "score needs [transition]: an account's share of the cap acts on what the account must do; give [transition], or leave score out"
+            )
         return self
 
     @property

@@ -94,7 +94,7 @@ class SizeScaleSpec(Spec):
     @model_validator(mode="after")
     def _complete(self):
         if self.form == "dydx" and self.base_position_usd is None:
-            raise ValueError("form 'dydx' needs base_position_usd")
+            raise ValueError("form 'dydx' needs base_position_usd; give base_position_usd")
         return self
 
 
@@ -108,7 +108,7 @@ class InterestScaleSpec(Spec):
     @model_validator(mode="after")
     def _ordered(self):
         if self.upper_usd <= self.lower_usd:
-            raise ValueError("upper_usd must be above lower_usd")
+            raise ValueError("upper_usd must be above lower_usd; raise upper_usd")
         return self
 
 
@@ -135,11 +135,14 @@ class PortfolioSpec(Spec):
     @model_validator(mode="after")
     def _complete(self):
         if self.weights and len(self.weights) != len(self.moves):
-            raise ValueError(f"weights needs one entry per move, has {len(self.weights)} for {len(self.moves)}")
+            raise ValueError(f"weights needs one entry per move, has {len(self.weights)} for {len(self.moves)}; give one weight for each move")
         if self.scenario_weights and len(self.scenario_weights) != len(self.scenarios):
-            raise ValueError(f"scenario_weights needs one entry per scenario, has {len(self.scenario_weights)} for {len(self.scenarios)}")
+            raise ValueError(
+                f"scenario_weights needs one entry per scenario, has {len(self.scenario_weights)} for {len(self.scenarios)}"
+                "; give one weight for each scenario"
+            )
         if self.form in ("scan", "single", "net_correlation") and not self.moves and not self.scenarios:
-            raise ValueError(f"form {self.form!r} needs moves")
+            raise ValueError(f"form {self.form!r} needs moves; give moves")
         if self.form in ("single", "net_correlation") and self.scenarios:
             raise ValueError(f"form {self.form!r} scans one asset at a time: give moves, not scenarios")
         return self
@@ -185,7 +188,7 @@ class PoolSpec(Spec):
     @model_validator(mode="after")
     def _stages(self):
         if len(set(self.waterfall)) != len(self.waterfall):
-            raise ValueError("waterfall names a stage twice")
+            raise ValueError("waterfall names a stage twice; leave one of them out")
         if "shared_funds" in self.waterfall and self.fund_group is None:
             raise ValueError("waterfall has 'shared_funds': give fund_group")
         return self
@@ -221,7 +224,7 @@ class PerpSpec(PoolSpec):
         if "adl" in self.waterfall and self.inverse:
             raise ValueError("auto-deleveraging of inverse contracts is not modelled: leave 'adl' out of the waterfall")
         if self.portfolio_margin is not None and (self.size_scale or self.open_interest_scale):
-            raise ValueError("size_scale and open_interest_scale go with tiers, not with portfolio_margin")
+            raise ValueError("size_scale and open_interest_scale go with tiers, not with portfolio_margin; leave out one or the other")
         return self
 
     @property

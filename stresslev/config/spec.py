@@ -11,6 +11,7 @@ from stresslev.config.behaviour import BehaviourSpec
 from stresslev.config.policy import PolicySpec
 from stresslev.config.pools import LendingSpec, PerpSpec
 from stresslev.config.tiers import Number, TierTable
+from stresslev.errors import Unfit, did_you_mean
 
 #: Most time steps of a scenario.
 MAX_STEPS = 1_000_000
@@ -47,7 +48,7 @@ class BookSpec(Spec):
     @model_validator(mode="after")
     def _ordered(self):
         if self.leverage_min >= self.leverage_max:
-            raise ValueError("leverage_min must be below leverage_max")
+            raise ValueError("leverage_min must be below leverage_max; lower leverage_min or raise leverage_max")
         return self
 
 
@@ -103,24 +104,29 @@ class SystemSpec(Spec):
             for key, assets in pool.assets_named.items():
                 for asset in assets:
                     if asset not in self.assets:
-                        raise ValueError(f"pools.{pool_name}.{key} names asset {asset!r}, which is not in [assets]")
+                        raise Unfit(f"pools.{pool_name}.{key} names asset {asset!r}, which is not in [assets]", did_you_mean(asset, self.assets))
             for asset in pool.local_depth_share:
                 if self.assets[asset].receipt is not None:
-                    raise ValueError(f"pools.{pool_name}.local_depth_share.{asset}: a receipt token trades as its underlying")
+                    raise ValueError(
+                        f"pools.{pool_name}.local_depth_share.{asset}: a receipt token trades as its underlying; leave {asset} out of it"
+                    )
             if isinstance(pool, PerpSpec):
                 self._check_perp(pool_name, pool)
         self._check_receipts()
         self._check_follows()
         for link in self.credit:
             for role in ("debtor", "creditor"):
-                if getattr(link, role) not in self.pools:
-                    raise ValueError(f"credit names {role} {getattr(link, role)!r}, which is not in [pools]")
+                if (named := getattr(link, role)) not in self.pools:
+                    raise Unfit(f"credit names {role} {named!r}, which is not in [pools]", did_you_mean(named, self.pools))
             if link.debtor == link.creditor:
-                raise ValueError(f"credit: pool {link.debtor!r} cannot owe itself")
+                raise ValueError(f"credit: pool {link.debtor!r} cannot owe itself; name two different pools")
         if self.book.file is not None:
             for name, asset in self.assets.items():
                 if asset.price_usd is None and asset.peg_usd is None and asset.receipt is None:
-                    raise ValueError(f"assets.{name}.price_usd is missing: a book from a file is valued at present marks")
+                    raise ValueError(
+                        f"assets.{name}.price_usd is missing: a book from a file is valued at present marks"
+                        f"; give the mark of {name} when the book was taken"
+                    )
         return self
 
     def _check_perp(self, pool_name: str, pool: PerpSpec) -> None:
@@ -128,23 +134,26 @@ class SystemSpec(Spec):
         if pool.portfolio_margin is None:
             for asset in pool.open_interest_usd:
                 if asset not in pool.tiers:
-                    raise ValueError(f"pools.{pool_name}.tiers has no table for asset {asset}; every contract needs one")
+                    raise ValueError(
+                        f"pools.{pool_name}.tiers has no table for asset {asset}; every contract needs one; name one of [tiers] for {asset}"
+                    )
             if not held:
                 raise ValueError(f"pools.{pool_name}.tiers is empty: name a table for every contract, or give portfolio_margin")
         for asset, table in pool.tiers.items():
             if table not in self.tiers:
-                raise ValueError(f"pools.{pool_name}.tiers.{asset} names {table!r}, which is not in [tiers]")
+                raise Unfit(f"pools.{pool_name}.tiers.{asset} names {table!r}, which is not in [tiers]", did_you_mean(table, self.tiers))
         if self.book.file is None and not pool.open_interest_usd:
-            raise ValueError(f"pools.{pool_name}.open_interest_usd is empty: the sampler needs the open interest of at least one asset")
+            raise ValueError(f"pools.{pool_name}.open_interest_usd is empty: the sampler needs the open interest of at least one asset; give one")
 
     def _check_receipts(self) -> None:
         for name, asset in self.assets.items():
             receipt, chain = asset.receipt, [name]
             while receipt is not None:
                 if receipt.pool not in self.pools:
-                    raise ValueError(f"assets.{name}.receipt.pool names {receipt.pool!r}, which is not in [pools]")
+                    raise Unfit(f"assets.{name}.receipt.pool names {receipt.pool!r}, which is not in [pools]", did_you_mean(receipt.pool, self.pools))
                 if receipt.underlying not in self.assets:
-                    raise ValueError(f"assets.{name}.receipt.underlying names {receipt.underlying!r}, which is not in [assets]")
+                    fix = did_you_mean(receipt.underlying, self.assets)
+                    raise Unfit(f"assets.{name}.receipt.underlying names {receipt.underlying!r}, which is not in [assets]", fix)
                 if receipt.underlying in chain:
                     ring = " -> ".join([*chain, receipt.underlying])
                     raise ValueError(
@@ -160,7 +169,8 @@ class SystemSpec(Spec):
             if asset.follows is not None:
                 other = self.assets.get(asset.follows.asset)
                 if other is None or other.follows is not None or other.receipt is not None:
-                    raise ValueError(f"assets.{name}.follows.asset names {asset.follows.asset!r}, which must be an asset with a path of its own")
+                    fix = did_you_mean(asset.follows.asset, [n for n, a in self.assets.items() if a.follows is None and a.receipt is None])
+                    raise Unfit(f"assets.{name}.follows.asset names {asset.follows.asset!r}, which must be an asset with a path of its own", fix)
 
     def tier_table(self, pool: str, asset: str) -> TierTable | None:
         """The resolved schedule of one contract (files have been read by the loader); None where the pool has no such contract."""
@@ -191,14 +201,14 @@ class PathSpec(Spec):
             raise ValueError("give exactly one of: minutes with prices, file, proxy")
         if forms[0]:
             if self.minutes is None or self.prices is None or len(self.minutes) != len(self.prices):
-                raise ValueError("minutes and prices need the same number of entries")
+                raise ValueError("minutes and prices need the same number of entries; give one price for each minute")
             if len(self.minutes) < 2:
-                raise ValueError("a path needs at least two points")
+                raise ValueError("a path needs at least two points; give another")
             if self.minutes[0] != 0:
-                raise ValueError(f"the first point must be at minute 0, it is at {self.minutes[0]:g}")
+                raise ValueError(f"the first point must be at minute 0, it is at {self.minutes[0]:g}; give a point at minute 0")
             check_rising(self.minutes)
         if forms[2] and self.start_price_usd is None:
-            raise ValueError("a proxied path needs start_price_usd")
+            raise ValueError("a proxied path needs start_price_usd; give start_price_usd")
         return self
 
 
@@ -212,7 +222,7 @@ class DepthSpec(Spec):
     @model_validator(mode="after")
     def _matched(self):
         if len(self.minutes) != len(self.factors) or not self.minutes:
-            raise ValueError("minutes and factors need the same number of entries, at least one")
+            raise ValueError("minutes and factors need the same number of entries, at least one; give one factor for each minute")
         check_rising(self.minutes)
         return self
 
@@ -228,7 +238,7 @@ class CurveSpec(Spec):
     @model_validator(mode="after")
     def _matched(self):
         if len(self.minutes) != len(self.values) or not self.minutes:
-            raise ValueError("minutes and values need the same number of entries, at least one")
+            raise ValueError("minutes and values need the same number of entries, at least one; give one value for each minute")
         check_rising(self.minutes)
         return self
 
@@ -243,7 +253,7 @@ class SpanSpec(Spec):
     @model_validator(mode="after")
     def _ordered(self):
         if self.end_minute <= self.start_minute:
-            raise ValueError("end_minute must be after start_minute")
+            raise ValueError("end_minute must be after start_minute; raise end_minute")
         return self
 
 
@@ -299,17 +309,18 @@ class ScenarioSpec(Spec):
         if steps > MAX_STEPS:
             raise ValueError(f"{steps:.3g} steps are more than {MAX_STEPS:,}; lengthen step_minutes or shorten duration_minutes")
         if abs(steps - round(steps)) > 1e-9 or steps < 1:
-            raise ValueError("duration_minutes must be a whole number of steps of step_minutes")
+            raise ValueError("duration_minutes must be a whole number of steps of step_minutes; give a multiple of step_minutes")
         for name, path in self.paths.items():
             if path.proxy is not None and (path.proxy not in self.paths or self.paths[path.proxy].proxy is not None):
-                raise ValueError(f"paths.{name}.proxy names {path.proxy!r}, which must be an asset of this scenario with a path of its own")
+                fix = did_you_mean(path.proxy, [n for n, p in self.paths.items() if p.proxy is None])
+                raise Unfit(f"paths.{name}.proxy names {path.proxy!r}, which must be an asset of this scenario with a path of its own", fix)
         if "default" in self.paths:
-            raise ValueError("an asset cannot be called 'default': [depth.default] stands for all others")
+            raise ValueError("an asset cannot be called 'default': [depth.default] stands for all others; give it another name")
         if self.start is not None and not 1970 <= self.start.year <= 2200:
             raise ValueError(f"start lies in the year {self.start.year}; give one between 1970 and 2200")
         for name in self.depth:
             if name != "default" and name not in self.paths:
-                raise ValueError(f"depth.{name} names an asset without a path")
+                raise Unfit(f"depth.{name} names an asset without a path", did_you_mean(name, [*self.paths, "default"]))
         return self
 
     @property
@@ -353,7 +364,7 @@ class RunSpec(Spec):
     def _how_many(cls, value):
         if value in ("auto", "off") or (isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 100_000):
             return value
-        raise ValueError("must be auto, off or a whole number from 1 to 100,000")
+        raise ValueError("is not a number of runs; give auto, off or a whole number from 1 to 100,000")
 
 
 class LimitSpec(Spec):
@@ -368,7 +379,7 @@ class LimitSpec(Spec):
         if self.max is None and self.min is None:
             raise ValueError("give max or min")
         if self.max is not None and self.min is not None and self.min > self.max:
-            raise ValueError(f"min {self.min:g} is above max {self.max:g}")
+            raise ValueError(f"min {self.min:g} is above max {self.max:g}; lower min or raise max")
         return self
 
 

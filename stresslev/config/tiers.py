@@ -44,26 +44,32 @@ class TierTable(BaseModel):
                 f"{len(self.maintenance_rates)} and {len(self.max_leverage)}"
             )
         if self.floors_usd[0] != 0:
-            raise ValueError(f"the first tier must begin at 0, it begins at {self.floors_usd[0]:g}")
+            raise ValueError(f"the first tier must begin at 0, it begins at {self.floors_usd[0]:g}; give 0 as the first floor")
         for k, (low, high) in enumerate(pairwise(self.floors_usd), start=2):
             if high <= low:
-                raise ValueError(f"tier {k} begins at {high:g}, not above tier {k - 1} ({low:g})")
+                raise ValueError(f"tier {k} begins at {high:g}, not above tier {k - 1} ({low:g}); put the tiers in order of their floors")
         for k, (low, high) in enumerate(pairwise(self.maintenance_rates), start=2):
             if high < low:
                 raise ValueError(f"the maintenance rate falls from {low:g} to {high:g} at tier {k}; a larger position may not need less per dollar")
         if not self.maintenance_rates[0] > 0 or self.maintenance_rates[-1] > 1:
-            raise ValueError("maintenance rates must lie in (0, 1]: they are fractions of notional, not percent")
+            raise ValueError("maintenance rates must lie in (0, 1]: they are fractions of notional, not percent; write 0.005 for half a percent")
         if min(self.max_leverage) <= 0:
-            raise ValueError("max_leverage must be above 0")
+            raise ValueError("max_leverage must be above 0; give a positive number")
         for k, (rate, leverage) in enumerate(zip(self.maintenance_rates, self.max_leverage, strict=True), start=1):
             if rate * leverage > 1 + 1e-9:
-                raise ValueError(f"tier {k}: initial margin 1/{leverage:g} is below the maintenance rate {rate:g}")
+                raise ValueError(
+                    f"tier {k}: initial margin 1/{leverage:g} is below the maintenance rate {rate:g}; lower max_leverage to {1 / rate:g} or less"
+                )
         if self.maintenance_amounts_usd is not None:
             if len(self.maintenance_amounts_usd) != n:
-                raise ValueError(f"maintenance_amounts_usd needs {n} entries, has {len(self.maintenance_amounts_usd)}")
+                raise ValueError(
+                    f"maintenance_amounts_usd needs {n} entries, has {len(self.maintenance_amounts_usd)}; give one for each tier, or leave it out"
+                )
             for k, (given, due, floor) in enumerate(zip(self.maintenance_amounts_usd, self.deductions(), self.floors_usd, strict=True), start=1):
                 if abs(given - due) > CONTINUITY_TOLERANCE * max(floor, 1):
-                    raise ValueError(f"tier {k}: maintenance amount {given:g} leaves a step in the requirement at {floor:g}; continuous is {due:g}")
+                    raise ValueError(
+                        f"tier {k}: maintenance amount {given:g} leaves a step in the requirement at {floor:g}; give {due:g}, or leave it out"
+                    )
         return self
 
     def steps(self) -> np.ndarray:

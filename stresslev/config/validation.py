@@ -5,7 +5,7 @@ import re
 from pydantic import BaseModel, ValidationError
 
 from stresslev.config.pools import LendingSpec, PerpSpec
-from stresslev.errors import InputError, Problem, did_you_mean, shorten
+from stresslev.errors import InputError, Problem, Unfit, did_you_mean, shorten
 
 
 def _known_keys(model: type[BaseModel], location: tuple) -> list[str]:
@@ -51,6 +51,20 @@ def _fix(error: dict, message: str) -> str:
     return _FIXES.get(kind, f"change it so that this holds: {message}")
 
 
+#: Where what is wrong ends in a message of our own, and what to do about it begins.
+_REMEDY = re.compile(r"[;:,] (?=(?:give|leave|lengthen|let|lower|name|put|raise|remove|take|use|write) )")
+
+
+def _parted(message: str, error: ValueError) -> tuple[str, str]:
+    """What is wrong, and the fix: the error's own, or what its message says of one."""
+    if isinstance(error, Unfit):
+        return message, error.fix
+    if message.startswith("give "):
+        return "does not fit its table", message
+    what, *fix = _REMEDY.split(message, maxsplit=1)
+    return what, fix[0] if fix else "change what this names"
+
+
 #: Kind of a pool -> its specification.
 _POOLS = {"perp": PerpSpec, "lending": LendingSpec}
 
@@ -82,7 +96,7 @@ def _problem(error: dict, model: type[BaseModel], prefix: str) -> Problem:
         return Problem(f"{where}.kind", shorten(error["ctx"]["tag"]), "is no kind of this table", did_you_mean(error["ctx"]["tag"], known))
     value = "" if isinstance(error["input"], dict) else shorten(error["input"])
     if kind == "value_error":
-        return Problem(where, value, message, "correct it")
+        return Problem(where, value, *_parted(message, error["ctx"]["error"]))
     return Problem(where, value, message[:1].lower() + message[1:], _fix(error, message))
 
 
