@@ -32,7 +32,7 @@ def _path(*falls: float) -> Path:
     return Path(log_price=jnp.log1p(-jnp.array(falls))[:, None], depth_factor=jnp.ones((len(falls), 1)))
 
 
-@pytest.mark.parametrize("band", [None, 0.05, 0.15])
+@pytest.mark.parametrize("band", [pytest.param(None, marks=pytest.mark.slow), 0.05, 0.15])
 def test_the_derivatives_of_the_linear_cascade_are_those_of_theory(band, monkeypatch):
     """Shared model, section 7: with feedback the fall answers a shock by 1 / (1 - r); the hard program's own derivatives are 1, and 0 by margin."""
     monkeypatch.setattr(cascade, "ACCOUNTS", 1 << 14)

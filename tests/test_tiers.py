@@ -134,7 +134,7 @@ def test_a_deduction_that_leaves_a_step_is_refused_by_whatever_name(name, compla
     entries = [{**e, "info": {name: v}} for e, v in zip(btc(), ["", "50", "1300"], strict=True)]
     assert read_tiers(write(entries, "fine.json"))["BTC/USDT:USDT"].maintenance_amounts_usd == (0, 50, 1300)
     entries[2]["info"][name] = "1200"
-    assert "maintenance amount 1200 leaves a step in the requirement at 250000. Fix: give 1300, or leave it out" in complaint(entries)
+    assert "maintenance amount 1200 leaves a step in the requirement at 250000; give 1300, or leave it out" in complaint(entries)
 
 
 def test_a_contract_in_coins_needs_a_price_and_is_converted_with_it(complaint, write):
