@@ -20,8 +20,8 @@ from stresslev.engine.prices import Seen, prices
 from stresslev.engine.simulate import advance, all_channels
 from stresslev.engine.step import open_interest
 from stresslev.errors import InputError, NumericalFailure, Problem
+from stresslev.opening import at_start, load_book, shock_of
 from stresslev.preparation import Prepared, prepare
-from stresslev.run import at_start, load_book, shock_of
 from stresslev.shocks.paths import Shock
 
 #: Fewest accounts with either outcome, among those fitted on, from which anything is to be learned.

@@ -235,7 +235,7 @@ def _book_context(system: str | None, scenario: str | None):
     from stresslev import assemble
     from stresslev.config.load import DEFAULT_SYSTEM, load_plan, load_system
     from stresslev.errors import Problem
-    from stresslev.run import shock_of
+    from stresslev.opening import shock_of
 
     if scenario is not None:
         plan = load_plan(scenario, system=system)
@@ -367,7 +367,7 @@ def doctor_command(
     """Versions, devices, self-checks, and the memory a run would need. Exit code 3 when a self-check fails."""
     from stresslev import doctor, memory
     from stresslev.config.load import load_plan
-    from stresslev.run import accounts_of
+    from stresslev.opening import accounts_of
 
     plan = load_plan(what, system=system, overrides=set_, accounts=accounts, precision=precision)
     table = Table("package", "version", box=None)

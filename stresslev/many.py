@@ -19,7 +19,7 @@ from stresslev.engine.step import Record
 from stresslev.engine.types import Ledger, cast
 from stresslev.errors import InputError, Problem, did_you_mean
 from stresslev.metrics import METRICS
-from stresslev.run import at_start, load_book, shock_of
+from stresslev.opening import at_start, load_book, shock_of
 from stresslev.shocks.paths import Shock
 
 
@@ -60,7 +60,7 @@ def simulate_many(
       shocks: paths by name instead of the plan's scenarios; their behaviour of traders and depositors is that of the plan's first scenario.
       policies: policies by name instead of the plan's.
       measures: names in `stresslev.METRICS`; all that can be had when not given.
-      book: as `run.load_book` gives it, instead of having it read or drawn.
+      book: as `opening.load_book` gives it, instead of having it read or drawn.
       width: runs in a block, instead of the rule's choice.
       progress: called with a stage, how much of it is done and how much there is; silent without it.
 

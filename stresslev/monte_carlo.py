@@ -94,7 +94,7 @@ def check(specs: Sequence[GeneratorSpec], files: dict[str, str]) -> None:
 def sample(plans: Sequence[Plan], spec: GeneratorSpec, book: Book, progress: Progress = silent) -> list[Sample]:
     """Paths of a generator under the policy of each plan, on the same paths and the same book.
 
-    Args: `plans` differ in their policy alone; `book` as `run.load_book` gives it.
+    Args: `plans` differ in their policy alone; `book` as `opening.load_book` gives it.
 
     Raises:
       InputError: a price file that cannot be used, or what `simulate_many` refuses.

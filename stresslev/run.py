@@ -5,27 +5,21 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import jax
-import numpy as np
 import xarray as xr
 
-from stresslev import assemble, limits, memory, metrics, provenance, results
-from stresslev.book import files, sample
+from stresslev import limits, memory, metrics, monte_carlo, provenance, results
 from stresslev.book.book import Book
-from stresslev.config.generator import GeneratedScenarioSpec
-from stresslev.config.load import Plan, data_file
+from stresslev.config.load import Plan
 from stresslev.config.spec import ScenarioSpec
 from stresslev.errors import InputError, Problem
 from stresslev.metrics import Finding
+from stresslev.monte_carlo import Sample
+from stresslev.opening import at_start, load_book, shock_of, smaller_book
 from stresslev.sharding import ONE, Sharding
-from stresslev.shocks import generate
-from stresslev.shocks.paths import Shock, build
 from stresslev.simulation import Case, Progress, attribute, silent, simulate_cases
-
-if TYPE_CHECKING:
-    from stresslev.monte_carlo import Sample
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +31,7 @@ class Outcome:
     metrics: dict[str, dict[str, float]]
     findings: tuple[Finding, ...]
     attributes: dict[str, str | int | float]
-    samples: dict[str, "Sample"] = dataclasses.field(default_factory=dict)  # by generator
+    samples: dict[str, Sample] = dataclasses.field(default_factory=dict)  # by generator
 
     @property
     def judged(self) -> tuple[Finding, ...]:
@@ -47,55 +41,12 @@ class Outcome:
     @property
     def described(self) -> dict[str, dict]:
         """What generated paths say, by generator."""
-        from stresslev.monte_carlo import describe  # which needs this module
-
-        return {name: describe(s, self.plan.limits) for name, s in self.samples.items()}
+        return {name: monte_carlo.describe(s, self.plan.limits) for name, s in self.samples.items()}
 
     @property
     def breached(self) -> bool:
         """Whether any limit is breached."""
         return any(f.breached for f in self.judged)
-
-
-def accounts_of(plan: Plan) -> int:
-    """How many accounts the plan's book holds, or will hold once it is sampled."""
-    if plan.system.book.file is None:
-        return plan.system.book.accounts
-    return files.count(data_file(plan.system.book.file, plan.base("system"), "book.file"))
-
-
-def load_book(plan: Plan, shock: Shock) -> Book:
-    """The plan's book: read from its file at the system's marks, or sampled (and restated per scenario)."""
-    if plan.system.book.file is None:
-        return sample.sample(plan.system, plan.run.seed)
-    path = data_file(plan.system.book.file, plan.base("system"), "book.file")
-    return files.read(path, plan.system, assemble.reference_prices(plan.system, shock))
-
-
-def shock_of(plan: Plan, scenario: ScenarioSpec) -> Shock:
-    """A scenario of the plan on its grid. Raises InputError for a price file that cannot be used."""
-    system, make = plan.system, generate.shock if isinstance(scenario, GeneratedScenarioSpec) else build
-    return make(scenario, tuple(system.assets), plan.base_of(scenario), defaults=dict(system.assets), pools=tuple(system.pools))
-
-
-def _smaller(plan: Plan, book: Book) -> Book:
-    """The book that an attribution runs on: a draw of its own where the sampled one is larger than it may be."""
-    if book.account is not None or len(book) <= plan.run.attribution_accounts:
-        return book
-    fewer = plan.system.book.model_copy(update={"accounts": plan.run.attribution_accounts})
-    return sample.sample(plan.system.model_copy(update={"book": fewer}), plan.run.seed)
-
-
-def at_start_prices(plan: Plan, book: Book, shock: Shock) -> np.ndarray:
-    """(A,) USD at which a scenario begins: a book from a file stands at the system's own prices."""
-    return book.reference_price if book.account is not None else assemble.reference_prices(plan.system, shock)
-
-
-def at_start(plan: Plan, book: Book, shock: Shock) -> Book:
-    """The book at a scenario's starting prices."""
-    if book.account is not None:
-        return book
-    return sample.margined(book.at_prices(at_start_prices(plan, book, shock)), plan.system)
 
 
 class Kept(Protocol):
@@ -132,8 +83,6 @@ def run_plans(plans: Sequence[Plan], progress: Progress = silent, sharding: Shar
     Runs of one structure go through one program together where `run.batch` says so. Of generators many paths are run for their metrics, and the worst
     as a scenario.
     """
-    from stresslev import monte_carlo  # which needs this module
-
     asked, plan = plans, plans[0]
     limits.check_names(plan.limits, plan.files["suite"])
     monte_carlo.check(plan.generators, plan.files)
@@ -187,7 +136,7 @@ def _simulated(
     Args: `plan`, whose book and scenarios all of them share; `chosen`, of each its plan, its scenario and what progress calls it.
     """
     shocks = {s.name: shock_of(plan, s) for s in plan.scenarios}
-    smaller = _smaller(plan, book)
+    smaller = smaller_book(plan, book)
 
     def cases() -> Iterator[Case]:
         for one, scenario, label in chosen:
@@ -202,7 +151,7 @@ def _simulated(
         yield number, dataset
 
 
-def _outcome(plan: Plan, datasets: dict[str, xr.Dataset], samples: dict[str, "Sample"], seconds: float) -> Outcome:
+def _outcome(plan: Plan, datasets: dict[str, xr.Dataset], samples: dict[str, Sample], seconds: float) -> Outcome:
     values = {name: metrics.evaluate(ds) for name, ds in datasets.items()}
     given = {s.name for s in plan.given}
     return Outcome(

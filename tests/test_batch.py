@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stresslev import batches, load_plan, memory, metrics, run, simulate_many
+from stresslev import batches, load_plan, memory, metrics, opening, run, simulate_many
 from stresslev.batches import Run
 from stresslev.config.spec import RunSpec
 from stresslev.engine import status
@@ -220,7 +220,7 @@ def test_steps_of_different_length_are_told_apart(plans, monkeypatch):
     """They share a program, and what happens within an hour is another number of steps."""
     seen, evaluate = [], metrics.evaluate_runs
     monkeypatch.setattr(metrics, "evaluate_runs", lambda ds, names: seen.append((float(ds.time[1]), ds.sizes["run"])) or evaluate(ds, names))
-    shock = run.shock_of(plans[0], plans[0].scenarios[0])
+    shock = opening.shock_of(plans[0], plans[0].scenarios[0])
     shocks = {"minute": shock, "half": dataclasses.replace(shock, minutes=shock.minutes / 2)}
     found = simulate_many(plans[0], shocks=shocks, measures=["amplification"])
     assert sorted(seen) == [(0.5, 1), (1.0, 1)]
@@ -228,7 +228,7 @@ def test_steps_of_different_length_are_told_apart(plans, monkeypatch):
 
 
 def test_a_path_that_fails_has_a_status_and_the_others_their_values(plans):
-    shock = run.shock_of(plans[0], plans[0].scenarios[0])
+    shock = opening.shock_of(plans[0], plans[0].scenarios[0])
     broken = shock.log_price.copy()
     broken[5] = np.nan
     shocks = {"good": shock, "broken": dataclasses.replace(shock, log_price=broken)}

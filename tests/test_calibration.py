@@ -12,7 +12,7 @@ from stresslev import calibration, cli
 from stresslev.config.load import load_plan
 from stresslev.engine.leverage.score import FEATURES, SIGNS
 from stresslev.errors import InputError
-from stresslev.run import at_start, load_book, shock_of
+from stresslev.opening import at_start, load_book, shock_of
 from stresslev.simulation import simulate_scenario
 
 SUITE = """

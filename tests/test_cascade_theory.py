@@ -13,7 +13,7 @@ from stresslev.engine import impact
 from stresslev.engine.impact import ImpactRules
 from stresslev.engine.simulate import simulate
 from stresslev.engine.types import FULL, INSURANCE_FUND, Accounts, Path, Policy, System, cast
-from stresslev.run import shock_of
+from stresslev.opening import shock_of
 from stresslev.simulation import simulate_scenario
 
 #: Accounts of the cascade: inverse leverages at the midpoints of as many equal cells of [a, b].

@@ -10,7 +10,7 @@ import pytest
 from stresslev.cli import main
 from stresslev.config.load import load_plan, load_system, shipped_scenarios
 from stresslev.importers import crvusd
-from stresslev.run import load_book, shock_of
+from stresslev.opening import load_book, shock_of
 from tests.test_importers import EMODES, TABLE, _states
 
 STATES = "crvusd_user_state_snapshots_20231001_20240101.csv.gz"

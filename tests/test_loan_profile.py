@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stresslev import load_plan, observe, population, run
+from stresslev import load_plan, observe, opening, population, run
 from stresslev.book.distribution import distribution, loan_distribution
 from stresslev.engine import loan_profile, loans, profile
 from stresslev.engine.health import Prices
@@ -328,7 +328,7 @@ def test_loans_and_both_profiles_meet_in_one_system():
 
 def _maps(plan, ds):
     """USD of ether that lender_a would sell, less buy, at the start: as read off the profile, and loan by loan."""
-    book, pool = run.load_book(plan, run.shock_of(plan, plan.scenarios[0])), plan.system.pools["lender_a"]
+    book, pool = opening.load_book(plan, opening.shock_of(plan, plan.scenarios[0])), plan.system.pools["lender_a"]
     found = ds.liquidation_map_usd.isel(map_time=0).sel(pool="lender_a", asset="ETH")
     ether, terms = list(book.assets).index("ETH"), [pool.reserves.get(a) for a in book.assets]
     threshold, bonus = (np.array([0 if r is None else getattr(r, name) for r in terms]) for name in ("liquidation_threshold", "bonus"))
@@ -387,7 +387,7 @@ def test_what_stands_against_a_profile_of_loans_is_said(changes, reason):
 
 def test_loans_of_several_collaterals_or_debts_stay_accounts():
     plan = load_plan("gap_35_half_depth", system=LENDERS, accounts=2000)
-    book = run.load_book(plan, run.shock_of(plan, plan.scenarios[0]))
+    book = opening.load_book(plan, opening.shock_of(plan, plan.scenarios[0]))
     mine = np.flatnonzero(book.pool == 0)
     assets = list(book.assets)
     book.quantity[assets.index("ETH"), mine[:3]] += 1e6  # a second collateral, or less of the debt
@@ -401,7 +401,7 @@ def test_loans_of_several_collaterals_or_debts_stay_accounts():
 
 def test_a_book_without_such_loans_is_refused():
     plan = load_plan("gap_35_half_depth", system=LENDERS, accounts=2000, overrides=["system.pools.lender_b.liquidation.rule='restore'"])
-    book = run.load_book(plan, run.shock_of(plan, plan.scenarios[0]))
+    book = opening.load_book(plan, opening.shock_of(plan, plan.scenarios[0]))
     everybody = population.take(book, book.pool == 1)
     with pytest.raises(InputError, match="repaid in part"):
         population.split(plan, everybody, "profile")

@@ -13,8 +13,8 @@ import pytest
 from stresslev import load_plan, monte_carlo, report, results, run
 from stresslev.cli import main
 from stresslev.errors import InputError
+from stresslev.opening import shock_of
 from stresslev.provenance import plan_of_result
-from stresslev.run import shock_of
 from tests.conftest import ROOT
 from tests.fake_exchange import bars, install
 

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from stresslev import metrics, preparation, run
+from stresslev import metrics, opening, preparation, run
 from stresslev.config.load import load_plan
 from stresslev.engine.simulate import advance, all_channels
 from stresslev.objectives import OBJECTIVES, start_of
@@ -14,8 +14,8 @@ from stresslev.objectives import OBJECTIVES, start_of
 def ran():
     """A run, by the engine and as a dataset."""
     plan = load_plan("gap_35_half_depth", policy="volatility", accounts=1500, precision=64, overrides=["run.measures=false"])
-    shock = run.shock_of(plan, plan.scenarios[0])
-    book = run.at_start(plan, run.load_book(plan, shock), shock)
+    shock = opening.shock_of(plan, plan.scenarios[0])
+    book = opening.at_start(plan, opening.load_book(plan, shock), shock)
     ready = preparation.prepare(plan, plan.scenarios[0], shock, book)
     ledger = ready.state.ledger
     start = start_of(preparation.initial_levels(ready, shock), np.asarray(ledger.long_quantity), np.asarray(ledger.short_quantity))

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stresslev import load_plan, observe, population, preparation, run
+from stresslev import load_plan, observe, opening, population, preparation, run
 from stresslev.book.distribution import distribution
 from stresslev.engine import accounts, profile
 from stresslev.engine.leverage import gauge
@@ -245,7 +245,7 @@ def test_what_stands_against_a_profile_is_said(changes, reason):
 
 def test_a_profile_that_can_hold_nobody_is_refused_with_the_reasons_and_auto_does_without():
     plan = load_plan("gap_35_half_depth", system="systems/venues_and_lenders.toml", accounts=3000)
-    book = run.load_book(plan, run.shock_of(plan, plan.scenarios[0]))
+    book = opening.load_book(plan, opening.shock_of(plan, plan.scenarios[0]))
     with pytest.raises(InputError, match="accounts have owners"):
         population.split(plan, book, "profile")
     parted = population.split(plan, book, "auto")
@@ -255,7 +255,7 @@ def test_a_profile_that_can_hold_nobody_is_refused_with_the_reasons_and_auto_doe
 
 def test_attribution_is_found_account_by_account():
     plan = load_plan("gap_35_half_depth", system=SHIPPED, accounts=600, population="profile")
-    shock = run.shock_of(plan, plan.scenarios[0])
-    book = run.at_start(plan, run.load_book(plan, shock), shock)
+    shock = opening.shock_of(plan, plan.scenarios[0])
+    book = opening.at_start(plan, opening.load_book(plan, shock), shock)
     assert preparation.prepare(plan, plan.scenarios[0], shock, book).system.profile is not None
     assert preparation.prepare(plan, plan.scenarios[0], shock, book, "accounts").system.profile is None

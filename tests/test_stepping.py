@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stresslev import load_plan, preparation, run
+from stresslev import load_plan, opening, preparation
 from stresslev.engine import epochs, span
 from stresslev.engine.simulate import all_channels, initial_state, residual_tolerance, simulate
 from stresslev.errors import InputError
@@ -67,8 +67,8 @@ def gap():
     """The shipped gap scenario on the thin system, 4,000 accounts, with what stepping everybody gives."""
     plan = load_plan("gap_35_half_depth", system="systems/three_perp_venues.toml", accounts=4000, precision=64)
     scenario = plan.scenarios[0]
-    shock = run.shock_of(plan, scenario)
-    ready = preparation.prepare(plan, scenario, shock, run.at_start(plan, run.load_book(plan, shock), shock))
+    shock = opening.shock_of(plan, scenario)
+    ready = preparation.prepare(plan, scenario, shock, opening.at_start(plan, opening.load_book(plan, shock), shock))
     return ready, *simulate(ready.system, ready.policy, ready.state.populations, ready.path)
 
 

@@ -8,7 +8,8 @@ import pytest
 from stresslev.config.load import load_plan
 from stresslev.config.spec import ScenarioSpec
 from stresslev.errors import InputError
-from stresslev.run import run_plan, shock_of
+from stresslev.opening import shock_of
+from stresslev.run import run_plan
 
 SYSTEM = "systems/committee.toml"
 

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from stresslev import load_plan, preparation, run
+from stresslev import load_plan, opening, preparation
 from stresslev.engine.simulate import advance, all_channels
 from stresslev.stepping import SHARES, Active
 
@@ -32,8 +32,8 @@ def prepared(scenario: str, system: str, accounts: int, precision: int, steps: i
     """A scenario, or its first steps, ready to run, and its rounds."""
     plan = load_plan(scenario, system=system, accounts=accounts, precision=precision)
     first = plan.scenarios[0]
-    shock = run.shock_of(plan, first)
-    ready = preparation.prepare(plan, first, shock, run.at_start(plan, run.load_book(plan, shock), shock))
+    shock = opening.shock_of(plan, first)
+    ready = preparation.prepare(plan, first, shock, opening.at_start(plan, opening.load_book(plan, shock), shock))
     return dataclasses.replace(ready, path=jax.tree.map(lambda x: x[:steps], ready.path)), plan.run.max_rounds
 
 

@@ -22,7 +22,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import jax
 import jax.numpy as jnp
 
-from stresslev import load_plan, preparation, run
+from stresslev import load_plan, opening, preparation
 from stresslev.engine.simulate import advance, all_channels
 
 SYSTEMS = {"thin": "systems/three_perp_venues.toml", "all mechanisms": "systems/venues_and_lenders.toml"}
@@ -48,8 +48,8 @@ def prepared(system: str, accounts: int):
     """The gap scenario on a system."""
     plan = load_plan("gap_35_half_depth", system=system, accounts=accounts, precision=32)
     scenario = plan.scenarios[0]
-    shock = run.shock_of(plan, scenario)
-    return preparation.prepare(plan, scenario, shock, run.at_start(plan, run.load_book(plan, shock), shock))
+    shock = opening.shock_of(plan, scenario)
+    return preparation.prepare(plan, scenario, shock, opening.at_start(plan, opening.load_book(plan, shock), shock))
 
 
 def without(mechanism: str, folder: Path) -> str:

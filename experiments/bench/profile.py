@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import stresslev
-from stresslev import assemble, batches, load_plan, memory, population, preparation, run
+from stresslev import assemble, batches, load_plan, memory, opening, population, preparation
 from stresslev.engine import status
 from stresslev.engine.batch import Rules, part
 from stresslev.engine.simulate import advance, all_channels, initial_state
@@ -51,8 +51,8 @@ def case(system: str, scenario: str, accounts: int, precision: int):
     place = f"systems/{system}.toml" if system in SHIPPED else HERE / "systems" / f"{system}.toml"
     plan = load_plan(scenario, system=place, accounts=accounts, precision=precision, overrides=SHIPPED.get(system, ()))
     first = plan.scenarios[0]
-    shock = run.shock_of(plan, first)
-    book = run.at_start(plan, run.load_book(plan, shock), shock)
+    shock = opening.shock_of(plan, first)
+    book = opening.at_start(plan, opening.load_book(plan, shock), shock)
     assert not population.why_no_profile(plan) and not any(population.why_not(p) for p in plan.system.pools.values())
     return plan, first, shock, book
 

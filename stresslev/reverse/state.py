@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from stresslev import assemble, many, preparation, provenance, run
+from stresslev import assemble, many, opening, preparation, provenance
 from stresslev.batches import Progress, silent
 from stresslev.config.load import Plan
 from stresslev.engine import status
@@ -48,7 +48,7 @@ class System:
         """
         self.plan = replace(plan, scenarios=(shape.scenario(np.zeros(len(shape.factors.names))),), generators=())
         self.shape, self.factors, self.conditions = shape, shape.factors, tuple(conditions)
-        self.book = run.load_book(plan, shape.flat)
+        self.book = opening.load_book(plan, shape.flat)
         self.width = band(self.book.gross_notional) if width is None else width
         self.progress, self.expected = progress, 0
         self.checkpoint, self._kept = checkpoint, time.monotonic()
@@ -103,7 +103,7 @@ class System:
         shock = self.shape.shock(x)
         with jax.enable_x64(self.plan.run.precision == 64):
             if self._ready is None:
-                self._ready = preparation.prepare(self.plan, scenario, shock, run.at_start(self.plan, self.book, shock))
+                self._ready = preparation.prepare(self.plan, scenario, shock, opening.at_start(self.plan, self.book, shock))
             path = cast(assemble.path_arrays(shock), self._ready.dtype)
             how = {"width": self.width, "stepping": self.plan.run.stepping, "path": path}
             _, found = smoothed(self.plan, scenario, shock, self._ready, (condition.metric,), np.ones(1), **how)

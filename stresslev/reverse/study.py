@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import xarray as xr
 
-from stresslev import run, simulation
+from stresslev import opening, simulation
 from stresslev.batches import Progress, silent
 from stresslev.config.factors import FactorsSpec
 from stresslev.config.load import Plan
@@ -180,8 +180,8 @@ def _confirmed(system: System, best: Found, progress: Progress) -> tuple[Scenari
         point = distance * best.direction
         x = system.factors.shock(point)
         scenario = system.shape.scenario(x, **_about(system, distance))
-        shock = run.shock_of(plan, scenario)
-        book = run.at_start(plan, system.book, shock)
+        shock = opening.shock_of(plan, scenario)
+        book = opening.at_start(plan, system.book, shock)
         with jax.enable_x64(plan.run.precision == 64):
             dataset = simulation.simulate_scenario(plan, scenario, shock, book, progress)
         if any(c.holds(METRICS[c.metric].value(dataset)) for c in system.conditions):

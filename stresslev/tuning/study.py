@@ -20,8 +20,8 @@ from stresslev.engine.types import Path, Policy, State, cast
 from stresslev.gradient import Derivatives, value_and_grad
 from stresslev.many import simulate_many
 from stresslev.objectives import OBJECTIVES, Start, check_objectives, start_of
+from stresslev.opening import at_start, at_start_prices, load_book, shock_of
 from stresslev.parameters import Parameter, assembled, check
-from stresslev.run import at_start, at_start_prices, load_book, shock_of
 from stresslev.shocks.paths import Shock
 from stresslev.stepping import chosen
 from stresslev.tuning.bandwidth import band
