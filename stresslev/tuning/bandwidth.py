@@ -3,7 +3,7 @@
 import numpy as np
 
 #: Half width, in health, at a hundred thousand accounts of equal size, and its bounds.
-USUAL, LEAST, MOST = 0.15, 0.02, 0.15
+USUAL, LEAST, MOST = 0.05, 0.01, 0.15
 _ACCOUNTS = 1e5
 
 
