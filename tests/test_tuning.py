@@ -80,7 +80,7 @@ def test_measures_over_scenarios(how, level, expected):
 
 def test_the_band_narrows_with_the_accounts_that_count():
     assert effective(np.ones(100)) == 100 and effective(np.array([1.0, 0, 0])) == 1
-    assert band(np.ones(10**5)) == pytest.approx(0.15)
+    assert band(np.ones(10**5)) == pytest.approx(0.05)
     assert MOST == band(np.ones(10)) > band(np.ones(2 * 10**5)) > band(np.ones(10**6)) >= LEAST
 
 
