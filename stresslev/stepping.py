@@ -13,14 +13,13 @@ from stresslev.engine.profile import Profile
 from stresslev.engine.step import Record
 from stresslev.engine.types import Accounts, Channels, Path, Policy, State, System
 
-#: Rooms for accounts awake, as shares of all, each a program of its own that is compiled when it is first needed.
-SHARES = (1 / 256, 1 / 32, 1 / 4)
+#: Rooms for accounts awake, as shares of all, each a program of its own that is compiled when it is first needed. When more are awake everybody is
+#: stepped: a third room, of a quarter, takes a minute to compile and was as slow (experiments/bench/RESULTS.md).
+SHARES = (1 / 256, 1 / 32)
 # How far more is allowed for after an epoch that was cut short, and how far less after one that was not.
 _WIDER, _NARROWER, _WIDEST = 2.0, 0.8, 64.0
 #: Steps that everybody is stepped for where an epoch cannot be: at first, and at most when that goes on.
 _FALLBACK, _MOST_FALLBACK = 1, 4
-#: An epoch of more steps than this is shortened before it gets a room that is larger than the second.
-_SHORT = 4
 
 
 @dataclasses.dataclass
@@ -115,11 +114,11 @@ class Active:
         self.tally.awake += kept * int(found.awake.count)
         return merge(state, found), _cut(record, kept), kept
 
-    def _larger(self, filled: float, steps: int) -> bool:
-        """Take the least room that would hold those awake; whether there is one that is worth its while."""
+    def _larger(self, filled: float) -> bool:
+        """Take the least room that would hold those awake; whether there is one."""
         wanted = filled * self.shares[self.room]
         for room in range(self.room + 1, len(self.shares)):
-            if wanted <= self.shares[room] and (room < 2 or steps <= _SHORT):
+            if wanted <= self.shares[room]:
                 self.room = room
                 return True
         return False
@@ -145,7 +144,7 @@ class Active:
         found, record, filled = self._epoch(state, start, steps)
         while filled > 1:
             self.tally.refused += 1
-            if not self._larger(filled, steps):
+            if not self._larger(filled):
                 if steps == 1:
                     break
                 self.length = steps = max(steps // 4, 1)
