@@ -41,7 +41,7 @@ class TierTable(BaseModel):
         if len(self.maintenance_rates) != n or len(self.max_leverage) != n:
             raise ValueError(
                 f"floors_usd, maintenance_rates and max_leverage need one entry per tier, have {n}, "
-                f"{len(self.maintenance_rates)} and {len(self.max_leverage)}"
+                f"{len(self.maintenance_rates)} and {len(self.max_leverage)}; give one of each for every tier"
             )
         if self.floors_usd[0] != 0:
             raise ValueError(f"the first tier must begin at 0, it begins at {self.floors_usd[0]:g}; give 0 as the first floor")
