@@ -14,7 +14,7 @@ from stresslev.engine.step import Record
 from stresslev.engine.types import Accounts, Channels, Path, Policy, State, System
 
 #: Rooms for accounts awake, as shares of all, each a program of its own that is compiled when it is first needed. When more are awake everybody is
-#: stepped: a third room, of a quarter, takes a minute to compile and was as slow (experiments/bench/RESULTS.md).
+#: stepped: a third room, of a quarter, takes a minute to compile and saved few steps (experiments/bench/RESULTS.md).
 SHARES = (1 / 256, 1 / 32)
 # How far more is allowed for after an epoch that was cut short, and how far less after one that was not.
 _WIDER, _NARROWER, _WIDEST = 2.0, 0.8, 64.0

@@ -6,9 +6,8 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from stresslev.config.base import Name, NonNegative, Positive, Spec, check_correlation_matrix
-from stresslev.config.generator import CalibrationSpec, Freedom, ProxySpec
+from stresslev.config.generator import CalibrationSpec, Freedom, ProxySpec, check_proxies
 from stresslev.config.tiers import Number
-from stresslev.errors import Unfit, did_you_mean
 
 #: A correlation that leaves some room on either side.
 Correlation = Annotated[Number, Field(gt=-1, lt=1)]
@@ -61,10 +60,7 @@ class FactorsSpec(Spec):
 
     @model_validator(mode="after")
     def _consistent(self):
-        for name, proxy in self.proxies.items():
-            if proxy.asset not in self.assets or name in self.assets:
-                fix = f"take {name} out of [assets] or of [proxies]" if name in self.assets else did_you_mean(proxy.asset, self.assets)
-                raise Unfit(f"proxies.{name}.asset names {proxy.asset!r}, which must be another asset, of [assets]", fix)
+        check_proxies(self.proxies, self.assets)
         n, given = len(self.assets), self.correlation
         for taken in ("depth", "correlation"):
             if taken in self.assets:

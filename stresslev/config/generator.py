@@ -132,6 +132,14 @@ class ProxySpec(Spec):
     start_price_usd: Positive = Field(description="at minute 0")
 
 
+def check_proxies(proxies: dict[str, ProxySpec], assets: dict) -> None:
+    """Refuse a proxy of no asset, and one that is an asset itself. Raises Unfit."""
+    for name, proxy in proxies.items():
+        if proxy.asset not in assets or name in assets:
+            fix = f"take {name} out of [assets] or of [proxies]" if name in assets else did_you_mean(proxy.asset, assets)
+            raise Unfit(f"proxies.{name}.asset names {proxy.asset!r}, which must be another asset, of [assets]", fix)
+
+
 class CorrelationSpec(Spec):
     """Correlation of the assets' normal innovations, and of their jump sizes."""
 
@@ -243,10 +251,7 @@ class GeneratorSpec(Spec):
         for name, asset in self.assets.items():
             _exactly(asset, f"assets.{name}", self.model.kind, needs, (*needs, *may, "start_price_usd", "drift"))
             self._check_asset(name, asset)
-        for name, proxy in self.proxies.items():
-            if proxy.asset not in self.assets or name in self.assets:
-                fix = f"take {name} out of [assets] or of [proxies]" if name in self.assets else did_you_mean(proxy.asset, self.assets)
-                raise Unfit(f"proxies.{name}.asset names {proxy.asset!r}, which must be another asset, of [assets]", fix)
+        check_proxies(self.proxies, self.assets)
         self._check_correlation()
         if self.importance is not None:
             self._check_importance()
