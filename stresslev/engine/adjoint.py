@@ -14,7 +14,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 
 from stresslev.engine.epochs import Epoch, gathered
 from stresslev.engine.floats import split
@@ -22,6 +22,7 @@ from stresslev.engine.loan_profile import LoanProfile
 from stresslev.engine.loans import Loans
 from stresslev.engine.places import Places, put, take
 from stresslev.engine.profile import Profile
+from stresslev.engine.repeat import repeat
 from stresslev.engine.simulate import all_channels, initial_state, residual_tolerance
 from stresslev.engine.step import Record, step
 from stresslev.engine.types import Accounts, Channels, Owners, Path, Policy, State, System
@@ -41,22 +42,15 @@ def reversible(state: State, on: bool = True) -> State:
 
 
 def _stretch(
-    state: State, system: System, policy: Policy, channels: Channels, path: Path, due: Array | None, rounds: int, tolerance: Array
+    state: State, system: System, policy: Policy, channels: Channels, path: Path, steps: Array | int, rounds: int, tolerance: Array
 ) -> tuple[State, Record]:
-    """The steps of `path` that are `due` (T,) bool, all of them when None; of the others the record is zeros. Reverse mode keeps a state a step."""
+    """The first `steps` of `path`; of the others the record is zeros. Reverse mode keeps a state a step."""
 
-    def advance(carry, now):
+    def body(carry, context, now):
+        system, policy, channels, tolerance = context
         return step(carry, system, policy, channels, now, rounds, tolerance)
 
-    def wait(carry, now):
-        blank = jax.eval_shape(advance, carry, now)[1]
-        return carry, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), blank)
-
-    def body(carry, due_now):
-        due, now = due_now
-        return advance(carry, now) if due is None else lax.cond(due, advance, wait, carry, now)
-
-    return lax.scan(jax.checkpoint(body, prevent_cse=False), state, (due, path))
+    return repeat(body, state, (system, policy, channels, tolerance), path, steps, most=path.log_price.shape[0])
 
 
 def advance_checkpointed(
@@ -82,7 +76,7 @@ def advance_checkpointed(
     root = max(1, math.isqrt(max(steps - 1, 0)) + 1)
     length = segment or (steps if steps * tree_bytes(state) <= WHOLE else root)
     if length >= steps:
-        after, record = _stretch(reversible(state), system, policy, channels, path, None, rounds, tolerance)
+        after, record = _stretch(reversible(state), system, policy, channels, path, steps, rounds, tolerance)
         return reversible(after, False), record
     segments = -(-steps // length)
     padding = segments * length - steps
@@ -91,15 +85,13 @@ def advance_checkpointed(
         x = jnp.concatenate([x, jnp.repeat(x[-1:], padding, axis=0)]) if padding else x
         return x.reshape(segments, length, *x.shape[1:])
 
-    # a number of steps that makes whole segments needs no look at which are due
-    due = (jnp.arange(segments * length, dtype=jnp.int32) < steps).reshape(segments, length) if padding else None
-
-    def of_segment(carry, now):
+    def of_segment(carry, context, now):
         due, path = now
-        return _stretch(carry, system, policy, channels, path, due, rounds, tolerance)
+        return _stretch(carry, *context[:3], path, due, rounds, context[3])
 
-    start = reversible(state)
-    after, record = lax.scan(jax.checkpoint(of_segment, prevent_cse=False), start, (due, jax.tree.map(in_segments, path)))
+    due = jnp.minimum(steps - length * jnp.arange(segments, dtype=jnp.int32), length)
+    each = due, jax.tree.map(in_segments, path)
+    after, record = repeat(of_segment, reversible(state), (system, policy, channels, tolerance), each, segments, most=segments)
     record = jax.tree.map(lambda x: x.reshape(segments * length, *x.shape[2:])[:steps], record)
     return reversible(after, False), record
 
@@ -186,11 +178,10 @@ def back(
     linked = system if leg.owners is None else replace(system, owners=leg.owners)
     floats, whole = of_state(reversible(leg.begin))
     parts = [split(x) for x in (linked, policy, path)]
-    due = jnp.arange(path.log_price.shape[0], dtype=jnp.int32) < steps
 
     def run(begin, *rules):
         system, policy, path = (join(new) for (_, join), new in zip(parts, rules, strict=True))
-        end, record = _stretch(whole(begin), system, policy, channels, path, due, rounds, tolerance)
+        end, record = _stretch(whole(begin), system, policy, channels, path, steps, rounds, tolerance)
         return (of_state(end)[0], split(record)[0]), record.price
 
     _, pull, price = jax.vjp(run, floats, *(f for f, _ in parts), has_aux=True)

@@ -18,6 +18,7 @@ from stresslev.engine.loan_profile import LoanProfile
 from stresslev.engine.loans import Loans
 from stresslev.engine.prices import Seen, common_log_price, mark_log_price, prices, venue_log_price
 from stresslev.engine.profile import Profile
+from stresslev.engine.repeat import repeat
 from stresslev.engine.round import Flows, add, lending_terms, no_flows, round_of_liquidation
 from stresslev.engine.smooth import followed
 from stresslev.engine.span import note, wake
@@ -282,22 +283,22 @@ def step(
     state = _begin(state, system, conditions)
 
     def unfinished(carry):
-        *_, more, n = carry
-        return more & (n < max_rounds)
+        return carry[-1]
 
-    def round_(carry):
-        inner, flows, flow, rationed, _, n = carry
-        inner, new, flow, short = round_of_liquidation(inner, system, channels, conditions, flow)
+    def round_(carry, context):
+        inner, flows, flow, rationed, _ = carry
+        inner, new, flow, short = round_of_liquidation(inner, *context, flow)
         # a pool without capacity left can do nothing more in this step, nor can one whose accounts nobody takes over
         more = jnp.any((new.triggered > new.waiting) & (flow.capacity > 0))
-        return inner, add(flows, new), flow, rationed | short, more, n + 1
+        return inner, add(flows, new), flow, rationed | short, more
 
-    start = (state, adjusted, flow, jnp.array(False), jnp.array(True), jnp.int32(0))
+    start, context = (state, adjusted, flow, jnp.array(False), jnp.array(True)), (system, channels, conditions)
     if isinstance(max_rounds, int):
-        done = lax.scan(lambda carry, _: (lax.cond(carry[-2], round_, lambda c: c, carry), None), start, length=max_rounds)[0]
+        done, _ = repeat(lambda c, x, _: (round_(c, x), ()), start, context, (), max_rounds, most=max_rounds, more=unfinished)
     else:
-        done = lax.while_loop(unfinished, round_, start)
-    closed, flows, flow, rationed, more, _ = done
+        counted = (start, jnp.int32(0))
+        done, _ = lax.while_loop(lambda c: unfinished(c[0]) & (c[1] < max_rounds), lambda c: (round_(c[0], context), c[1] + 1), counted)
+    closed, flows, flow, rationed, more = done
     flows = replace(flows, funding_paid=funding_paid, margin_calls=margin_calls, withdrawn=withdrawn)
     ends = prices(closed, system, conditions.seen)
     if closed.marks is not None:
