@@ -1,7 +1,7 @@
 """Loops that reverse mode goes back through: what each turn began with is kept, and the turn taken again when it is gone through backwards.
 
-A scan would keep everything that a turn worked out, and go on to its full length; a loop of XLA's own has no reverse. This one keeps the carry of each
-turn and goes as far as it went, so that turns that are not needed cost nothing in either direction.
+A scan would keep everything that a turn worked out, and go on to its full length; a loop of XLA's own has no reverse. This one keeps the carry of
+each turn and goes as far as it went, so that turns that are not needed cost nothing in either direction.
 """
 
 from collections.abc import Callable
