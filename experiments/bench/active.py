@@ -98,6 +98,8 @@ def main() -> None:
                 row["liquidated_by_one"] = sum(int((p.liquidated != q.liquidated).sum()) for p, q in both)
         row["liquidated"] = sum(int(p.liquidated.sum()) for p in state.populations)
         row["peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        # every shape has programs of its own, and a process may map only so much memory
+        jax.clear_caches()
         rows.append(row | dataclasses.asdict(tally))
         print(json.dumps(rows[-1]), flush=True)
     result = {
