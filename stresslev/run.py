@@ -2,8 +2,12 @@
 
 import dataclasses
 import json
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Protocol
 
@@ -108,8 +112,8 @@ def run_plans(plans: Sequence[Plan], progress: Progress = silent, sharding: Shar
     if missing:
         chosen = [(*pairs[i], labels[i]) for i in missing]
         book = _book(plan, progress) if book is None else book
-        with jax.enable_x64(plan.run.precision == 64):
-            for number, dataset in _simulated(plan, book, chosen, progress, sharding):
+        with jax.enable_x64(plan.run.precision == 64), closing(_simulated(plan, book, chosen, progress, sharding)) as finished:
+            for number, dataset in finished:
                 found[missing[number]] = dataset
                 if kept is not None:
                     kept.put(labels[missing[number]], dataset)
@@ -130,7 +134,7 @@ def _book(plan: Plan, progress: Progress) -> Book:
 
 def _simulated(
     plan: Plan, book: Book, chosen: Sequence[tuple[Plan, ScenarioSpec, str]], progress: Progress, sharding: Sharding
-) -> Iterator[tuple[int, xr.Dataset]]:
+) -> Generator[tuple[int, xr.Dataset], None, None]:
     """The chosen runs as they finish: the number of each, and its dataset. Must be called where `simulate_cases` may be.
 
     Args: `plan`, whose book and scenarios all of them share; `chosen`, of each its plan, its scenario and what progress calls it.
@@ -142,13 +146,61 @@ def _simulated(
         for one, scenario, label in chosen:
             yield Case(one, scenario, shocks[scenario.name], at_start(one, book, shocks[scenario.name]), label)
 
-    for number, dataset in simulate_cases(plan, cases(), progress, sharding):
-        if plan.run.attribution:
-            one, scenario, label = chosen[number]
-            shock = shocks[scenario.name]
-            parts = attribute(one, scenario, shock, at_start(one, smaller, shock), progress, label, sharding)
-            dataset = dataset.merge(parts, combine_attrs="override")
-        yield number, dataset
+    simulated = simulate_cases(plan, cases(), progress, sharding)
+    if not plan.run.attribution:
+        yield from simulated
+        return
+
+    def parts(number: int, progress: Progress) -> xr.Dataset:
+        one, scenario, label = chosen[number]
+        shock = shocks[scenario.name]
+        return attribute(one, scenario, shock, at_start(one, smaller, shock), progress, label, sharding)
+
+    if sharding.mesh is not None:
+        # what devices exchange must come in one order
+        for number, dataset in simulated:
+            yield number, dataset.merge(parts(number, progress), combine_attrs="override")
+        return
+    yield from _beside(simulated, parts, progress, plan.run.precision)
+
+
+def _beside(
+    simulated: Iterator[tuple[int, xr.Dataset]], parts: Callable[[int, Progress], xr.Dataset], progress: Progress, precision: int
+) -> Iterator[tuple[int, xr.Dataset]]:
+    """The same runs with what `parts` adds to each, which is worked out beside the runs that follow. An error there ends this too."""
+    stopped = threading.Event()
+
+    def told(stage: str, done: int, total: int) -> None:
+        if stopped.is_set():
+            raise _Stopped
+        progress(stage, done, total)
+
+    def add(number: int) -> xr.Dataset:
+        # a setting of the thread
+        with jax.enable_x64(precision == 64):
+            return parts(number, told)
+
+    with ThreadPoolExecutor(1) as pool:
+        waiting: deque = deque()
+        try:
+            for number, dataset in simulated:
+                waiting.append((number, dataset, pool.submit(add, number)))
+                # runs do not get far ahead, so that what is finished is kept soon and few results wait
+                while waiting and (waiting[0][2].done() or len(waiting) > 2):
+                    yield _joined(*waiting.popleft())
+            while waiting:
+                yield _joined(*waiting.popleft())
+        finally:
+            stopped.set()
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _joined(number: int, dataset: xr.Dataset, parts: Future) -> tuple[int, xr.Dataset]:
+    return number, dataset.merge(parts.result(), combine_attrs="override")
+
+
+class _Stopped(Exception):
+    """Work beside a run that has ended is given up."""
 
 
 def _outcome(plan: Plan, datasets: dict[str, xr.Dataset], samples: dict[str, Sample], seconds: float) -> Outcome:

@@ -1,16 +1,21 @@
 """Whole runs on shipped scenarios: conservation, precision, reproduction, recompilation."""
 
+import threading
+import time
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+import xarray as xr
 
 from stresslev import doctor, metrics, results
 from stresslev.config.load import load_plan
 from stresslev.engine import simulate
 from stresslev.errors import NumericalFailure
 from stresslev.provenance import plan_of_result
-from stresslev.run import run_plan, save
-from stresslev.simulation import chunk_length
+from stresslev.run import _beside, run_plan, save
+from stresslev.simulation import chunk_length, silent
 
 ACCOUNTS = 2000
 
@@ -180,3 +185,51 @@ def test_the_installation_computes_correctly():
     assert all(c.ok for c in doctor.precision())
     assert "jax" in doctor.versions()
     assert jax.__version__ != "0.10.2"
+
+
+def _runs(count: int):
+    for i in range(count):
+        yield i, xr.Dataset({"own": i}, attrs={"number": i})
+
+
+def test_what_is_worked_out_beside_runs_goes_to_its_own_run_in_order():
+    told = []
+    with jax.enable_x64(True):
+        found = list(_beside(_runs(7), lambda i, progress: xr.Dataset({"added": float(jnp.ones(()) * i)}), told.append, 64))
+    assert [(i, int(d.own), float(d.added), d.attrs["number"]) for i, d in found] == [(i, i, i, i) for i in range(7)]
+
+
+def test_an_error_beside_a_run_ends_the_run():
+    def failing(number, progress):
+        if number == 2:
+            raise NumericalFailure("does not balance")
+        return xr.Dataset({"added": number})
+
+    seen = []
+    with pytest.raises(NumericalFailure, match="does not balance"):
+        for number, _ in _beside(_runs(9), failing, silent, 32):
+            seen.append(number)
+    assert seen == [0, 1]
+
+
+def test_what_goes_on_beside_a_run_that_is_stopped_ends_with_it():
+    """The work beside asks for progress as the engine does between chunks of steps."""
+    begun, ended = threading.Event(), threading.Event()
+
+    def endless(number, progress):
+        # by then the next ones are waiting
+        time.sleep(0.2)
+        try:
+            while number:
+                begun.set()
+                progress("attribution", 0, 1)
+                time.sleep(0.001)
+        finally:
+            if number:
+                ended.set()
+        return xr.Dataset({"added": number})
+
+    runs = _beside(_runs(9), endless, silent, 32)
+    assert next(runs)[0] == 0 and begun.wait(10)
+    runs.close()
+    assert ended.is_set()
