@@ -103,7 +103,7 @@ def main() -> None:
         rows.append(row | dataclasses.asdict(tally))
         print(json.dumps(rows[-1]), flush=True)
     result = {
-        "options": {k: str(v) for k, v in vars(options).items()},
+        "options": {k: str(v) for k, v in vars(options).items() if k not in ("out", "work")},
         "machine": {"python": platform.python_version(), "jax": jax.__version__, "cores": os.cpu_count(), "load": os.getloadavg()},
         "rows": rows,
     }

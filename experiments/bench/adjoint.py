@@ -165,7 +165,7 @@ def main() -> None:
         print(json.dumps(work(*json.loads(options.work))))
         return
     facts = {"machine": machine(), "versions": versions(), "engine_sha256": engine_digest(), "date": datetime.date.today().isoformat()}
-    facts |= {"options": {k: str(v) for k, v in vars(options).items()}, "shared": options.shared}
+    facts |= {"options": {k: str(v) for k, v in vars(options).items() if k not in ("out", "work")}, "shared": options.shared}
     rows: list[dict] = []
     for case in cases(options.quick):
         if case["how"] not in options.how or case["steps"] != (options.steps or case["steps"]):

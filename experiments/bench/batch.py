@@ -166,7 +166,7 @@ def main() -> None:
         "engine_sha256": engine_digest(),
         "date": datetime.date.today().isoformat(),
     }
-    facts |= {"options": {k: str(v) for k, v in vars(options).items()}, "shared": options.shared}
+    facts |= {"options": {k: str(v) for k, v in vars(options).items() if k not in ("out", "work")}, "shared": options.shared}
     rows: list[dict] = []
     for case in cases(options.quick):
         if not options.shared:

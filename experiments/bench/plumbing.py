@@ -117,7 +117,7 @@ def main() -> None:
     ratios = {s: thin[f"{s}_median_ms_per_step"] / whole[f"{s}_median_ms_per_step"] for s in STRETCHES}
     print("speed of all mechanisms over thin:", ", ".join(f"{s} {r:.2f}" for s, r in ratios.items()))
     result = {
-        "options": {k: str(v) for k, v in vars(options).items()},
+        "options": {k: str(v) for k, v in vars(options).items() if k not in ("out", "work")},
         "machine": {
             "python": platform.python_version(),
             "jax": jax.__version__,

@@ -172,7 +172,7 @@ def main() -> None:
         print(json.dumps(work(*json.loads(options.work))))
         return
     facts = {"machine": machine(), "versions": versions(), "engine_sha256": engine_digest(), "date": datetime.date.today().isoformat()}
-    facts |= {"options": {k: str(v) for k, v in vars(options).items()}, "shared": options.shared}
+    facts |= {"options": {k: str(v) for k, v in vars(options).items() if k not in ("out", "work")}, "shared": options.shared}
     found: dict[str, list[dict]] = {}
     for group, members in cases(options.quick).items():
         if options.only and group not in options.only:

@@ -103,7 +103,7 @@ def main() -> None:
         print(f"  {row['with_its_imports_ms']:8.0f} ms {row['module']}")
     facts = {"machine": machine(), "versions": versions(), "date": datetime.date.today().isoformat(), "load": os.getloadavg()}
     result = {"seconds": found, "medians": medians, "compiles_of_advance": compiles, "slowest_imports": imports}
-    arguments = {k: str(v) for k, v in vars(options).items()}
+    arguments = {k: str(v) for k, v in vars(options).items() if k not in ("out", "work")}
     write_json(options.out, {**facts, "options": arguments, **result})
     if compiles != 1:
         raise SystemExit("more than one program was compiled for one shape")
