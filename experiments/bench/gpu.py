@@ -136,7 +136,8 @@ def main() -> None:
     if options.work:
         print(json.dumps(WORK[options.work[0]](json.loads(options.work[1]))))
         return
-    result = {"date": datetime.date.today().isoformat(), "engine_sha256": engine_digest(), "options": {k: str(v) for k, v in vars(options).items() if k not in ("out", "work")}}
+    given = {k: str(v) for k, v in vars(options).items() if k != "out"}
+    result = {"date": datetime.date.today().isoformat(), "engine_sha256": engine_digest(), "options": given}
     failures = []
 
     def keep(name: str, part: dict) -> bool:
