@@ -1,4 +1,4 @@
-"""What the band of smoothed thresholds costs and gives where impact is concave: `python experiments/gradient_bands.py [--accounts 1e5] [--out FILE]`.
+"""What the band of smoothed thresholds costs and gives where impact is concave: `python experiments/gradient_bands.py [--accounts 1e5] [--exponent 0.7] [--out FILE]`.
 
 The log of the last price of the first asset on the falling path of the benchmark's widest system (three pools, four assets, impact `|F|^0.7`), by its
 derivative with respect to the maintenance multiplier of all pools and assets: differences of the hard rules, and the estimate for several bands, with
@@ -41,12 +41,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--accounts", type=float, default=1e5)
     parser.add_argument("--steps", type=int, default=1440)
+    parser.add_argument("--exponent", type=float, default=0.7, help="of the markets' impact; 1 is linear")
     parser.add_argument("--bands", type=float, nargs="+", default=[0.005, 0.01, 0.02, 0.05, 0.15], help="half widths, in health")
     parser.add_argument("--changes", type=float, nargs="+", default=[0.02, 0.05, 0.1], help="of the multiplier, for differences")
     parser.add_argument("--out", type=Path, help="JSON file to write too")
     options = parser.parse_args()
     made = workload.wide(int(options.accounts), ASSETS, POOLS, np.float32)
     system, policy, population = (cast(x, jnp.float32) for x in made)
+    impact = dataclasses.replace(system.impact, exponent=jnp.full_like(system.impact.exponent, options.exponent))
+    system = dataclasses.replace(system, impact=impact)
     path, ways = cast(workload.path("crash", ASSETS, options.steps), jnp.float32), all_channels(jnp.float32)
 
     def hard(factor: float = 1.0) -> float:

@@ -40,8 +40,8 @@ def silent(stage: str, done: int, total: int) -> None:
     """No progress shown."""
 
 
-def chunk_length(steps: int, target: int = 64) -> int:
-    """Steps per compiled call: a divisor of `steps` near the target, so that one program serves; else the target."""
+def chunk_length(steps: int, target: int = 60) -> int:
+    """Steps per compiled call: a divisor of `steps` near the target, so that one program serves, and mostly all scenarios; else the target."""
     near = [n for n in range(target // 2, target * 3 // 2 + 1) if steps % n == 0]
     return min(near, key=lambda n: abs(n - target)) if near else min(steps, target)
 
