@@ -1,4 +1,4 @@
-"""What the band of smoothed thresholds costs and gives where impact is concave, or with `--exponent 1` linear: `python experiments/gradient_bands.py [--out FILE]`.
+"""What the band of smoothed thresholds costs and gives under concave impact, or with `--exponent 1` linear: `python experiments/gradient_bands.py`.
 
 The log of the last price of the first asset on the falling path of the benchmark's widest system (three pools, four assets, impact `|F|^0.7`), by its
 derivative with respect to the maintenance multiplier of all pools and assets: differences of the hard rules, and the estimate for several bands, with
