@@ -5,9 +5,8 @@ import json
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
 from pathlib import Path
 from typing import Protocol
 
@@ -24,6 +23,9 @@ from stresslev.monte_carlo import Sample
 from stresslev.opening import at_start, load_book, shock_of, smaller_book
 from stresslev.sharding import ONE, Sharding
 from stresslev.simulation import Case, Progress, attribute, silent, simulate_cases
+
+#: Accounts of an attribution's runs, at most, for which it may go beside other runs.
+_LIGHT = 50_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +70,8 @@ def run_plan(plan: Plan, progress: Progress = silent, sharding: Sharding = ONE, 
 
     Args:
       plan: what to run, from `load_plan`.
-      progress: called with a stage, how much of it is done and how much there is; silent without it.
+      progress: called with a stage, how much of it is done and how much there is; silent without it. Losses are attributed beside the next scenario,
+        in a thread of their own, from which it is called too.
       sharding: over which devices the accounts are dealt out, `Sharding.over(jax.devices())` for all there are; one without it.
       kept: where finished scenarios are looked for and kept; nowhere without it.
 
@@ -112,11 +115,14 @@ def run_plans(plans: Sequence[Plan], progress: Progress = silent, sharding: Shar
     if missing:
         chosen = [(*pairs[i], labels[i]) for i in missing]
         book = _book(plan, progress) if book is None else book
-        with jax.enable_x64(plan.run.precision == 64), closing(_simulated(plan, book, chosen, progress, sharding)) as finished:
-            for number, dataset in finished:
-                found[missing[number]] = dataset
-                if kept is not None:
-                    kept.put(labels[missing[number]], dataset)
+
+        def keep(number: int, dataset: xr.Dataset) -> None:
+            found[missing[number]] = dataset
+            if kept is not None:
+                kept.put(labels[missing[number]], dataset)
+
+        with jax.enable_x64(plan.run.precision == 64):
+            _simulate(plan, book, chosen, keep, progress, sharding)
     names = [s.name for s in plan.scenarios]
     seconds = (time.perf_counter() - began) / len(plans)
     return [
@@ -132,10 +138,15 @@ def _book(plan: Plan, progress: Progress) -> Book:
     return book
 
 
-def _simulated(
-    plan: Plan, book: Book, chosen: Sequence[tuple[Plan, ScenarioSpec, str]], progress: Progress, sharding: Sharding
-) -> Generator[tuple[int, xr.Dataset], None, None]:
-    """The chosen runs as they finish: the number of each, and its dataset. Must be called where `simulate_cases` may be.
+def _simulate(
+    plan: Plan,
+    book: Book,
+    chosen: Sequence[tuple[Plan, ScenarioSpec, str]],
+    keep: Callable[[int, xr.Dataset], None],
+    progress: Progress,
+    sharding: Sharding,
+) -> None:
+    """The chosen runs, each given to `keep` with its number as soon as it is done. Must be called where `simulate_cases` may be.
 
     Args: `plan`, whose book and scenarios all of them share; `chosen`, of each its plan, its scenario and what progress calls it.
     """
@@ -146,28 +157,27 @@ def _simulated(
         for one, scenario, label in chosen:
             yield Case(one, scenario, shocks[scenario.name], at_start(one, book, shocks[scenario.name]), label)
 
+    def finish(number: int, dataset: xr.Dataset, progress: Progress) -> None:
+        if plan.run.attribution:
+            one, scenario, label = chosen[number]
+            shock = shocks[scenario.name]
+            parts = attribute(one, scenario, shock, at_start(one, smaller, shock), progress, label, sharding)
+            dataset = dataset.merge(parts, combine_attrs="override")
+        keep(number, dataset)
+
     simulated = simulate_cases(plan, cases(), progress, sharding)
-    if not plan.run.attribution:
-        yield from simulated
-        return
-
-    def parts(number: int, progress: Progress) -> xr.Dataset:
-        one, scenario, label = chosen[number]
-        shock = shocks[scenario.name]
-        return attribute(one, scenario, shock, at_start(one, smaller, shock), progress, label, sharding)
-
-    if sharding.mesh is not None:
-        # what devices exchange must come in one order
+    # what devices exchange must come in one order, and memory is reckoned for one run at a time
+    if plan.run.attribution and sharding.mesh is None and len(smaller) <= _LIGHT:
+        _beside(simulated, finish, progress, plan.run.precision)
+    else:
         for number, dataset in simulated:
-            yield number, dataset.merge(parts(number, progress), combine_attrs="override")
-        return
-    yield from _beside(simulated, parts, progress, plan.run.precision)
+            finish(number, dataset, progress)
 
 
 def _beside(
-    simulated: Iterator[tuple[int, xr.Dataset]], parts: Callable[[int, Progress], xr.Dataset], progress: Progress, precision: int
-) -> Iterator[tuple[int, xr.Dataset]]:
-    """The same runs with what `parts` adds to each, which is worked out beside the runs that follow. An error there ends this too."""
+    simulated: Iterable[tuple[int, xr.Dataset]], finish: Callable[[int, xr.Dataset, Progress], None], progress: Progress, precision: int
+) -> None:
+    """`finish(number, dataset, progress)` for every run, beside those that follow. An error in either ends both."""
     stopped = threading.Event()
 
     def told(stage: str, done: int, total: int) -> None:
@@ -175,28 +185,30 @@ def _beside(
             raise _Stopped
         progress(stage, done, total)
 
-    def add(number: int) -> xr.Dataset:
-        # a setting of the thread
-        with jax.enable_x64(precision == 64):
-            return parts(number, told)
+    def work(number: int, dataset: xr.Dataset) -> None:
+        if stopped.is_set():
+            raise _Stopped
+        try:
+            # a setting of the thread
+            with jax.enable_x64(precision == 64):
+                finish(number, dataset, told)
+        except BaseException:
+            stopped.set()
+            raise
 
     with ThreadPoolExecutor(1) as pool:
-        waiting: deque = deque()
+        waiting: deque[Future] = deque()
         try:
             for number, dataset in simulated:
-                waiting.append((number, dataset, pool.submit(add, number)))
-                # runs do not get far ahead, so that what is finished is kept soon and few results wait
-                while waiting and (waiting[0][2].done() or len(waiting) > 2):
-                    yield _joined(*waiting.popleft())
+                waiting.append(pool.submit(work, number, dataset))
+                # runs do not get far ahead, so that few results wait
+                while waiting and (waiting[0].done() or len(waiting) > 2):
+                    waiting.popleft().result()
             while waiting:
-                yield _joined(*waiting.popleft())
+                waiting.popleft().result()
         finally:
             stopped.set()
             pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _joined(number: int, dataset: xr.Dataset, parts: Future) -> tuple[int, xr.Dataset]:
-    return number, dataset.merge(parts.result(), combine_attrs="override")
 
 
 class _Stopped(Exception):

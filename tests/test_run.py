@@ -189,47 +189,65 @@ def test_the_installation_computes_correctly():
 
 def _runs(count: int):
     for i in range(count):
-        yield i, xr.Dataset({"own": i}, attrs={"number": i})
+        yield i, xr.Dataset({"own": i})
 
 
-def test_what_is_worked_out_beside_runs_goes_to_its_own_run_in_order():
-    told = []
-    with jax.enable_x64(True):
-        found = list(_beside(_runs(7), lambda i, progress: xr.Dataset({"added": float(jnp.ones(()) * i)}), told.append, 64))
-    assert [(i, int(d.own), float(d.added), d.attrs["number"]) for i, d in found] == [(i, i, i, i) for i in range(7)]
+def test_what_is_finished_beside_other_runs_is_kept_in_order_with_its_own_number():
+    kept, told = [], []
+
+    def finish(number, dataset, progress):
+        progress("attribution", number, 7)
+        kept.append((number, int(dataset.own), jnp.ones(()).dtype.name))
+
+    _beside(_runs(7), finish, lambda *given: told.append(given), 64)
+    assert kept == [(i, i, "float64") for i in range(7)] and told == [("attribution", i, 7) for i in range(7)]
 
 
-def test_an_error_beside_a_run_ends_the_run():
-    def failing(number, progress):
+def test_an_error_in_finishing_a_run_ends_all():
+    seen = []
+
+    def failing(number, dataset, progress):
         if number == 2:
             raise NumericalFailure("does not balance")
-        return xr.Dataset({"added": number})
+        seen.append(number)
 
-    seen = []
     with pytest.raises(NumericalFailure, match="does not balance"):
-        for number, _ in _beside(_runs(9), failing, silent, 32):
-            seen.append(number)
+        _beside(_runs(9), failing, silent, 32)
     assert seen == [0, 1]
 
 
-def test_what_goes_on_beside_a_run_that_is_stopped_ends_with_it():
+def test_what_is_finished_is_kept_although_the_next_run_fails():
+    first = threading.Event()
+
+    def runs():
+        yield from _runs(1)
+        assert first.wait(10)
+        raise NumericalFailure("the second does not balance")
+
+    kept = []
+    with pytest.raises(NumericalFailure, match="second"):
+        _beside(runs(), lambda number, dataset, progress: (kept.append(number), first.set()), silent, 32)
+    assert kept == [0]
+
+
+def test_what_goes_on_beside_a_run_that_is_interrupted_ends_with_it():
     """The work beside asks for progress as the engine does between chunks of steps."""
     begun, ended = threading.Event(), threading.Event()
 
-    def endless(number, progress):
-        # by then the next ones are waiting
-        time.sleep(0.2)
+    def endless(number, dataset, progress):
         try:
-            while number:
+            while True:
                 begun.set()
                 progress("attribution", 0, 1)
                 time.sleep(0.001)
         finally:
-            if number:
-                ended.set()
-        return xr.Dataset({"added": number})
+            ended.set()
 
-    runs = _beside(_runs(9), endless, silent, 32)
-    assert next(runs)[0] == 0 and begun.wait(10)
-    runs.close()
+    def runs():
+        yield from _runs(1)
+        assert begun.wait(10)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        _beside(runs(), endless, silent, 32)
     assert ended.is_set()

@@ -28,6 +28,8 @@ def _put(leaves: tuple[Array, ...], new: tuple[Array, ...], n: Array) -> tuple[A
 def repeat(body: Callable, carry, context, each, count: Array | int, *, most: int, more: Callable = _always):
     """`carry, found = body(carry, context, x)` for every x of `each`, the first `count` of them and for as long as `more(carry)`.
 
+    For reverse mode, once: forward mode and second derivatives do not go through.
+
     Reverse mode, in its derivatives by carry, context and `each`, keeps the carries (`most` times what one takes) and takes each turn once again.
 
     Args:
@@ -35,8 +37,8 @@ def repeat(body: Callable, carry, context, each, count: Array | int, *, most: in
       carry: tree of arrays.
       context: tree of what all turns read.
       each: tree of arrays (most, ...), what single turns read; () for nothing.
-      count: () int32, at most `most`.
-      most, static: turns there is room for.
+      count: () int32; `most` if it is more.
+      most, static: turns there is room for, at least one.
       more: of the carry, () bool.
 
     Returns: the carry after the last turn, and what the turns found, (most, ...) each, zero for those that were not taken.
@@ -96,5 +98,5 @@ def repeat(body: Callable, carry, context, each, count: Array | int, *, most: in
         return of_own, of_given, of_xs, None
 
     run.defvjp(there, back)
-    (own, found), (own_rest, found_rest) = run(own, given, xs, (jnp.asarray(count, jnp.int32), own_rest, given_rest, xs_rest))
+    (own, found), (own_rest, found_rest) = run(own, given, xs, (jnp.minimum(count, most).astype(jnp.int32), own_rest, given_rest, xs_rest))
     return own_tree(own, own_rest), found_tree(found, found_rest)

@@ -232,8 +232,8 @@ def step(
       state: what is carried.
       system, policy, channels: rules and parameters.
       now: the scenario at this step, a `Path` without its leading axis.
-      max_rounds: () int32, most rounds of liquidation within the step. A plain number instead is static, and makes the rounds a scan, which reverse
-        mode can go through; the values are the same.
+      max_rounds: () int32, most rounds of liquidation within the step. A plain number instead is static, and makes the rounds a loop that
+        reverse mode can go through (`repeat`); the values are the same.
       tolerance: () USD; a residual above it raises the RESIDUAL bit.
     """
     pools, assets = system.tier_floor.shape[:2]
