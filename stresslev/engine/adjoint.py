@@ -4,8 +4,8 @@ The derivative is that of the paths as they are: who is liquidated when is held 
 states is kept; a step is taken again when it is gone through backwards, and so is each of its rounds.
 
 Stepping everybody, one loop of loops is differentiable as it stands (`advance_checkpointed`; `repeat`). By epochs the host drives
-(`stresslev.gradient`), and the epoch is the checkpoint: `before` is the little that was stepped, `back` takes derivatives from after a stretch of steps
-to before it. Accounts that sleep are not touched by derivatives either.
+(`stresslev.gradient`), and the epoch is the checkpoint: `before` is the little that was stepped, `back` takes derivatives from after a stretch of
+steps to before it. Accounts that sleep are not touched by derivatives either.
 """
 
 import math
